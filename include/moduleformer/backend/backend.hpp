@@ -1,0 +1,148 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+// What a backend is: one type (scalar, memory, workspace) plus one free function per primitive,
+// found by argument-dependent lookup. Layers and models call these and name no backend; a backend
+// names no layer. This page lists every primitive with its formula; letters are those of
+// core/types.hpp. "y =" overwrites, "y +=" accumulates. Null views mean "not wanted".
+//
+// Order of arguments: backend, sizes and policies, inputs, outputs. Every sum runs in an order that
+// depends on shapes only, so the bits do not depend on the number of threads.
+
+#include <moduleformer/backend/arguments.hpp>
+#include <moduleformer/backend/workspace.hpp>
+#include <moduleformer/core/functors.hpp>
+#include <moduleformer/core/policy.hpp>
+
+#include <concepts>
+#include <cstdint>
+
+namespace moduleformer {
+
+/// The stick-breaking variants (policies of role Attention provide one): whether a query sees its
+/// own token, and whether what is left of the stick goes to the query's own value.
+struct StickBreakingVariant {
+  bool inclusive = true;
+  bool keep_remainder = false;
+};
+
+namespace concepts {
+
+/// Type members, workspace, and moving values between host and backend.
+template <class B>
+concept Memory = requires(B& b, Vector<typename B::Scalar> x, Vector<typename B::Scalar const> c, typename B::Scalar* host,
+                          Vector<ExpertId> i, Vector<ExpertId const> ci, ExpertId* ids) {
+  typename B::Scalar;                                          // of activations and gradients
+  typename B::Memory;                                          // allocate / deallocate
+  typename B::Number;                                          // what a reduction returns, converts to double
+  { b.workspace() } -> std::same_as<Workspace<typename B::Memory>&>;
+  fill(b, x, typename B::Scalar{});                            // x = value
+  copy(b, c, x);                                               // x = c
+  copy(b, ci, i);
+  to_host(b, c, host);                                         // host memory, complete on return
+  to_host(b, ci, ids);
+  from_host(b, static_cast<typename B::Scalar const*>(host), x);
+  from_host(b, static_cast<ExpertId const*>(ids), i);
+};
+
+/// Dense products with W (N,K) as PyTorch's Linear stores it.
+template <class B, class S = typename B::Scalar>
+concept Dense = requires(B& b, Matrix<S const> m, Vector<S const> v, Matrix<S> out, Vector<S> vec, Index first, bool add) {
+  linear(b, m, m, v, out);                        // y (M,N) = x (M,K) W^T + bias (N or null)
+  linear_input_gradient(b, m, m, out, add);       // dx (M,K) = or += dy (M,N) W
+  linear_weight_gradient(b, m, m, first, out);    // dW (n,K) += dy[:, first:first+n]^T x
+  bias_gradient(b, m, first, vec);                // db (n) += column sums of dy[:, first:first+n]
+};
+
+/// Products of ragged experts, W (E,K,N), over the slots of a RoutingPlan; p runs over sorted slots,
+/// e is p's expert, x[p] means the row that a Rows map names for p.
+template <class B, class S = typename B::Scalar, class A = Silu>
+concept Experts = requires(B& b, RoutingPlan plan, Matrix<S const> m, Rows rows, TensorView<S const, 3> w, Vector<S const> v,
+                           Matrix<S> out, Vector<S> vec, TensorView<S, 3> dw, Index first, A act) {
+  // z = x[p] W[e] ; pre[p sorted] = z (or null) ; y[p] = gate[slot] act(z)      (gate null: 1)
+  expert_forward(b, plan, act, m, rows, w, v, out, out, rows);
+  // g = dy[p] W[e]^T ; h = act(z[p]) ; dgate[slot] = <g, h> ; dz[p] = gate g act'(z) ; scaled[p] = gate h
+  // (z, dz and scaled share one row map)
+  expert_backward(b, plan, act, m, rows, w, v, m, rows, vec, out, out);
+  expert_input_gradient(b, plan, m, rows, w, out, rows);           // dx[p] = dy[p] W[e]^T
+  expert_weight_gradient(b, plan, m, rows, m, rows, first, dw);    // dW[e-first] += sum_p x[p]^T dy[p]
+};
+
+template <class B, class S = typename B::Scalar, class A = Silu>
+concept Elementwise = requires(B& b, Matrix<S const> m, Matrix<S> out, Dropout drop, Index k, A act) {
+  combine(b, k, m, drop, m, out);            // out[t] = residual[t] + dropout(sum_s y[t*K+s]), s ascending
+  combine_slots(b, k, m, out);               // out[t] += sum_s y[t*K+s]
+  apply_dropout(b, drop, m, out);            // out = dropout(x); also its own backward
+  activation_forward(b, act, m, out);        // y = act(z)
+  activation_backward(b, act, m, m, out);    // dz = dy act'(z)
+  add(b, m, out);                            // out += x
+};
+
+/// Layer norm over rows, biased variance: y = (x - mean) / sqrt(var + eps) * weight + bias.
+template <class B, class S = typename B::Scalar>
+concept Normalisation = requires(B& b, Matrix<S const> m, Vector<S const> v, Matrix<S> out, Vector<S> vec, double eps) {
+  layer_norm(b, m, v, v, eps, out, vec, vec);                   // y, mean (N), 1/deviation (N)
+  layer_norm_backward(b, m, m, v, v, v, out, vec, vec);         // dy, x, weight, mean, 1/dev -> dx +=, dweight +=, dbias +=
+};
+
+/// Routing: top-k on logits, descending, ties to the lowest expert; counting sort; sums; gradients.
+template <class B, class S = typename B::Scalar>
+concept Routing = requires(B& b, Matrix<S const> m, Matrix<S> out, Vector<S> vec, Vector<S const> cvec, Matrix<ExpertId> ids,
+                           Matrix<ExpertId const> cids, Index n, RandomKey key, Vector<ExpertId const> flat,
+                           Vector<std::int32_t> order, Vector<Index> offsets, RoutingStatistics stats, RoutingGradient grad) {
+  softmax(b, m, out, vec);                      // probs (N,E) = softmax(logits) ; lse (N) = logsumexp
+  top_k(b, m, ids);                             // ids (N,K) by logits
+  // the first K-n slots by logits; then n drawn without replacement with probability proportional to
+  // probs + 1e-6 among those not chosen yet (Gumbel noise of random_words(key, token*E + e))
+  sampled_top_k(b, m, m, n, key, ids);
+  gather_columns(b, m, cids, out);              // gates (N,K): gates_ts = probs_t,ids_ts
+  sort_by_expert(b, flat, n, order, offsets);   // stable counting sort of P slots over n experts
+  sum_routing(b, m, m, cvec, m, cids, stats);   // logits, probs, lse, gates, ids -> every sum of stats (=)
+  // logits, probs, lse, ids, dgates, grad -> dlogits = p (v - <p, v>) + 2 grad.lse2 lse p, where
+  // v_e = grad.probability_sum_e + grad.entropy (log p_e) + [e chosen as s] (dgate_s + grad.gate_sum_e)
+  routing_backward(b, m, m, cvec, cids, m, grad, out);
+  normalise_rows(b, m, out, vec);               // y = x / max(|x|, 1e-12), norms (N)
+  normalise_rows_backward(b, m, m, cvec, out);  // dy, y, norms -> dx =
+};
+
+/// Stick-breaking attention (arXiv 2306.04640 section 2.2), l_ij = q_i . k_j / sqrt(d):
+///   a_ij = sigmoid(l_ij) prod_{j<m<=i} (1 - sigmoid(l_im)) ; y_i = sum_j a_ij v_j (+ r_i v_i)
+/// strict: j, m < i. r_i = 1 - sum_j a_ij. log_stick (P,H) = ln r_i and stop (P,H) = first visited key,
+/// both kept for backward (null: not wanted).
+template <class B, class S = typename B::Scalar>
+concept Attention = requires(B& b, StickBreakingVariant variant, AttentionExtents extents, Vector<Sequence const> sequences,
+                             Matrix<S const> m, Matrix<S> out, Matrix<std::int32_t> stop, Matrix<std::int32_t const> cstop,
+                             TensorView<S, 4> weights) {
+  stick_breaking_forward(b, variant, extents, sequences, m, m, m, out, out, stop);       // q, k, v -> y, log_stick, stop
+  // dy, q, k, v, log_stick, stop -> dq =, dk +=, dv += (dk and dv may be one matrix)
+  stick_breaking_backward(b, variant, extents, sequences, m, m, m, m, m, cstop, out, out, out);
+  // slow, for observation: a (K,H,T,S) of one sequence from q, k; sums exactly as written above
+  stick_breaking_weights(b, variant, extents, Sequence{}, m, m, weights);
+};
+
+template <class B, class S = typename B::Scalar>
+concept Tokens = requires(B& b, Matrix<S const> table, Vector<TokenId const> ids, Matrix<S> out, Vector<std::int32_t const> rows,
+                          double scale) {
+  embedding(b, table, ids, out);                        // out[t] = table[ids[t]]
+  embedding_backward(b, ids, table, out);               // dtable[ids[t]] += dout[t], t ascending
+  gather_rows(b, table, rows, out);                     // out[i] = x[rows[i]]
+  scatter_rows(b, table, rows, out);                    // out[rows[i]] += x[i], rows distinct
+  // logits = x W^T in chunks of rows, never stored whole; over labels != ignore_label:
+  // returns sum of -log softmax(logits)[label]; with gradients: d = scale (softmax - onehot),
+  // dx = d W (or null), dW += d^T x (or null)
+  { cross_entropy(b, table, table, ids, scale, out, out) } -> std::convertible_to<double>;
+};
+
+template <class B, class S = typename B::Scalar>
+concept Update = requires(B& b, Vector<S> x, Vector<S const> g, AdamWStep step, S scale) {
+  adamw(b, step, g, x, x, x);      // gradient -> weight, m, v
+  { squared_norm(b, g) } -> std::convertible_to<double>;
+};
+
+}  // namespace concepts
+
+template <class B>
+concept Backend = concepts::Memory<B> && concepts::Dense<B> && concepts::Experts<B> && concepts::Elementwise<B> &&
+                  concepts::Normalisation<B> && concepts::Routing<B> && concepts::Attention<B> && concepts::Tokens<B> &&
+                  concepts::Update<B>;
+
+}  // namespace moduleformer

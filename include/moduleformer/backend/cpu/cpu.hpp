@@ -1,0 +1,43 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+// Cpu<S>: the CPU backend's type: a thread count and a workspace. Its primitives are the free
+// functions of the other files in this folder; backend/cpu.hpp includes them all.
+
+#include <moduleformer/backend/workspace.hpp>
+#include <moduleformer/core/error.hpp>
+#include <moduleformer/core/types.hpp>
+
+#include <omp.h>
+
+#include <cstddef>
+#include <new>
+
+namespace moduleformer {
+
+/// Aligned host memory.
+struct HostMemory {
+  static void* allocate(std::size_t bytes) { return ::operator new(bytes, std::align_val_t{memory_alignment}); }
+  static void deallocate(void* data, std::size_t) noexcept { ::operator delete(data, std::align_val_t{memory_alignment}); }
+};
+
+template <Real S = float>
+class Cpu {
+ public:
+  using Scalar = S;
+  using Memory = HostMemory;
+  using Number = double;
+
+  /// 0 threads: as many as OpenMP would start.
+  explicit Cpu(int threads = 0) : threads_(threads > 0 ? threads : omp_get_max_threads()) {
+    expects(threads >= 0, "Cpu: expected a positive number of threads or 0, found ", threads);
+  }
+
+  [[nodiscard]] int threads() const { return threads_; }
+  [[nodiscard]] Workspace<Memory>& workspace() { return workspace_; }
+
+ private:
+  int threads_;
+  Workspace<Memory> workspace_;
+};
+
+}  // namespace moduleformer
