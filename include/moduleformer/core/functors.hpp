@@ -3,10 +3,10 @@
 // Scalar activations and their derivatives, written once for host and device. Each is a policy of
 // role Activation: a(z), and d a/d z from the same evaluation. Names are those of config.json.
 
+#include <moduleformer/core/math.hpp>
 #include <moduleformer/core/platform.hpp>
 #include <moduleformer/core/policy.hpp>
 
-#include <cmath>
 #include <string_view>
 
 namespace moduleformer {
@@ -25,11 +25,12 @@ struct GeluTanh {
   static constexpr std::string_view name = "gelu_new";
   template <class T>
   MODULEFORMER_HOST_DEVICE ValueAndDerivative<T> operator()(T z) const {
-    constexpr T c = T(0.7978845608028654), k = T(0.044715);
-    T const u = c * z * (T(1) + k * z * z);
-    T const s = T(1) / (T(1) + std::exp(T(-2) * u));
-    T const slope = T(2) * c * (T(1) + T(3) * k * z * z);
-    return {z * s, s + z * s * (T(1) - s) * slope};
+    constexpr T c = T(0.7978845608028654), k = T(0.044715), edge = T(30);
+    // Beyond the edge the sigmoid is 0 or 1 exactly; the cube of a larger z might overflow.
+    T const x = math::clamp(z, -edge, edge);
+    T const s = math::sigmoid(T(2) * c * x * (T(1) + k * x * x));
+    T const slope = T(2) * c * (T(1) + T(3) * k * x * x);
+    return {z * s, s + x * s * (T(1) - s) * slope};
   }
 };
 
@@ -39,9 +40,8 @@ struct Gelu {
   static constexpr std::string_view name = "gelu";
   template <class T>
   MODULEFORMER_HOST_DEVICE ValueAndDerivative<T> operator()(T z) const {
-    T const phi = T(0.5) * std::erfc(-z * T(0.7071067811865476));
-    T const density = T(0.3989422804014327) * std::exp(T(-0.5) * z * z);
-    return {z * phi, phi + z * density};
+    auto const [below, density] = math::normal(z);
+    return {z * below, below + z * density};
   }
 };
 
@@ -61,7 +61,7 @@ struct Silu {
   static constexpr std::string_view name = "silu";
   template <class T>
   MODULEFORMER_HOST_DEVICE ValueAndDerivative<T> operator()(T z) const {
-    T const s = T(1) / (T(1) + std::exp(-z));
+    T const s = math::sigmoid(z);
     return {z * s, s + z * s * (T(1) - s)};
   }
 };
@@ -72,7 +72,7 @@ struct Tanh {
   static constexpr std::string_view name = "tanh";
   template <class T>
   MODULEFORMER_HOST_DEVICE ValueAndDerivative<T> operator()(T z) const {
-    T const t = std::tanh(z);
+    T const t = math::tanh(z);
     return {t, T(1) - t * t};
   }
 };

@@ -9,3 +9,10 @@
 #endif
 
 #define MODULEFORMER_RESTRICT __restrict__
+
+// Where a fused multiply-add is one instruction; elsewhere std::fma would be a call.
+#if defined(__FMA__) || defined(__ARM_FEATURE_FMA) || defined(__CUDA_ARCH__)
+#define MODULEFORMER_FAST_FMA 1
+#else
+#define MODULEFORMER_FAST_FMA 0
+#endif

@@ -40,9 +40,9 @@ MODULEFORMER_HOST_DEVICE constexpr std::array<std::uint32_t, 4> random_words(Ran
   return {c0, c1, c2, c3};
 }
 
-/// A word as a number in (0, 1): the centre of one of 2^24 cells, never 0 or 1.
+/// A word as a number in (0, 1): the centre of one of 2^23 cells, exact in float, never 0 or 1.
 MODULEFORMER_HOST_DEVICE constexpr float to_unit(std::uint32_t word) {
-  return (static_cast<float>(word >> 8) + 0.5f) * 0x1p-24f;
+  return (static_cast<float>(word >> 9) + 0.5f) * 0x1p-23f;
 }
 
 }  // namespace moduleformer
