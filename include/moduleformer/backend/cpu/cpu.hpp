@@ -11,6 +11,7 @@
 
 #include <cstddef>
 #include <new>
+#include <type_traits>
 
 namespace moduleformer {
 
@@ -19,6 +20,11 @@ struct HostMemory {
   static void* allocate(std::size_t bytes) { return ::operator new(bytes, std::align_val_t{memory_alignment}); }
   static void deallocate(void* data, std::size_t) noexcept { ::operator delete(data, std::align_val_t{memory_alignment}); }
 };
+
+/// The type of a primitive's parameter: S is deduced from the backend alone, so that views of mutable
+/// elements, and {} for an absent one, convert to what is expected.
+template <class T>
+using Arg = std::type_identity_t<T>;
 
 template <Real S = float>
 class Cpu {

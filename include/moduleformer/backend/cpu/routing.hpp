@@ -17,7 +17,7 @@ namespace moduleformer {
 
 /// probs (N,E) = softmax of the rows of logits; lse (N) = logsumexp (null: not wanted).
 template <Real S>
-void softmax(Cpu<S>& backend, Matrix<S const> logits, Matrix<S> probs, Vector<S> lse) {
+void softmax(Cpu<S>& backend, Arg<Matrix<S const>> logits, Arg<Matrix<S>> probs, Arg<Vector<S>> lse) {
   Index const tokens = logits.extent(0), experts = logits.extent(1);
   detail::expect_matrix("softmax", probs, "probs", logits, experts);
   expects(!lse || lse.extent(0) == tokens, "softmax: expected lse of ", tokens, ", found ", lse.extent(0));
@@ -56,7 +56,7 @@ double dot_row(S const* a, S const* b, Index count) {
 
 /// y = x / max(|x|, 1e-12) for each row of x (N,R); norms (N) = max(|x|, 1e-12). y may be x.
 template <Real S>
-void normalise_rows(Cpu<S>& backend, Matrix<S const> x, Matrix<S> y, Vector<S> norms) {
+void normalise_rows(Cpu<S>& backend, Arg<Matrix<S const>> x, Arg<Matrix<S>> y, Arg<Vector<S>> norms) {
   Index const rows = x.extent(0), width = x.extent(1);
   detail::expect_matrix("normalise_rows", y, "y", x, width);
   expects(norms.extent(0) == rows, "normalise_rows: expected norms of ", rows, ", found ", norms.extent(0));
@@ -74,8 +74,8 @@ void normalise_rows(Cpu<S>& backend, Matrix<S const> x, Matrix<S> y, Vector<S> n
 
 /// dx = (dy - y <y, dy>) / norm, or dy / 1e-12 where the norm was raised to that.
 template <Real S>
-void normalise_rows_backward(Cpu<S>& backend, Matrix<S const> dy, Matrix<S const> y, Vector<S const> norms,
-                             Matrix<S> dx) {
+void normalise_rows_backward(Cpu<S>& backend, Arg<Matrix<S const>> dy, Arg<Matrix<S const>> y,
+                             Arg<Vector<S const>> norms, Arg<Matrix<S>> dx) {
   Index const rows = y.extent(0), width = y.extent(1);
   detail::expect_matrix("normalise_rows_backward", dy, "dy", y, width);
   detail::expect_matrix("normalise_rows_backward", dx, "dx", y, width);

@@ -44,8 +44,8 @@ inline void add_tiles(double const* partials, Index tiles, Index stride, double*
 
 /// Every sum of `stats` that is not null, from logits and probs (N,E), lse (N), gates and ids (N,K).
 template <Real S>
-void sum_routing(Cpu<S>& backend, Matrix<S const> logits, Matrix<S const> probs, Vector<S const> lse,
-                 Matrix<S const> gates, Matrix<ExpertId const> ids, RoutingStatistics stats) {
+void sum_routing(Cpu<S>& backend, Arg<Matrix<S const>> logits, Arg<Matrix<S const>> probs, Arg<Vector<S const>> lse,
+                 Arg<Matrix<S const>> gates, Matrix<ExpertId const> ids, RoutingStatistics stats) {
   Index const tokens = logits.extent(0), experts = logits.extent(1), chosen = ids.extent(1);
   detail::expect_matrix("sum_routing", probs, "probs", logits, experts);
   detail::expect_matrix("sum_routing", ids, "ids", logits, chosen);
@@ -94,8 +94,9 @@ void sum_routing(Cpu<S>& backend, Matrix<S const> logits, Matrix<S const> probs,
 ///   v_e = grad.probability_sum_e + grad.negative_entropy_sum log p_e + [e is choice s] (dgate_s + grad.gate_sum_e)
 /// (the derivative of p log p is log p + 1; the 1 drops out). dgates and every part of grad may be null.
 template <Real S>
-void routing_backward(Cpu<S>& backend, Matrix<S const> logits, Matrix<S const> probs, Vector<S const> lse,
-                      Matrix<ExpertId const> ids, Matrix<S const> dgates, RoutingGradient grad, Matrix<S> dlogits) {
+void routing_backward(Cpu<S>& backend, Arg<Matrix<S const>> logits, Arg<Matrix<S const>> probs,
+                      Arg<Vector<S const>> lse, Matrix<ExpertId const> ids, Arg<Matrix<S const>> dgates,
+                      RoutingGradient grad, Arg<Matrix<S>> dlogits) {
   Index const tokens = logits.extent(0), experts = logits.extent(1), chosen = ids.extent(1);
   detail::expect_matrix("routing_backward", probs, "probs", logits, experts);
   detail::expect_matrix("routing_backward", ids, "ids", logits, chosen);

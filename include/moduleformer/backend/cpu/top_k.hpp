@@ -62,7 +62,7 @@ void largest_logits(Vector<S const> logits, Index count, ExpertId* ids) {
 
 /// ids (N,K): the experts of the K largest logits (N,E) of each token.
 template <Real S>
-void top_k(Cpu<S>& backend, Matrix<S const> logits, Matrix<ExpertId> ids) {
+void top_k(Cpu<S>& backend, Arg<Matrix<S const>> logits, Matrix<ExpertId> ids) {
   Index const tokens = logits.extent(0), experts = logits.extent(1), chosen = ids.extent(1);
   detail::expect_matrix("top_k", ids, "ids", logits, chosen);
   expects(chosen <= experts, "top_k: cannot choose ", chosen, " of ", experts, " experts");
@@ -78,8 +78,8 @@ void top_k(Cpu<S>& backend, Matrix<S const> logits, Matrix<ExpertId> ids) {
 /// ids (N,K): the first K - sampled by logits, then `sampled` ones drawn without replacement, in the
 /// order of drawing, with probability proportional to probs + 1e-6 among the others.
 template <Real S>
-void sampled_top_k(Cpu<S>& backend, Matrix<S const> logits, Matrix<S const> probs, Index sampled, RandomKey key,
-                   Matrix<ExpertId> ids) {
+void sampled_top_k(Cpu<S>& backend, Arg<Matrix<S const>> logits, Arg<Matrix<S const>> probs, Index sampled,
+                   RandomKey key, Matrix<ExpertId> ids) {
   Index const tokens = logits.extent(0), experts = logits.extent(1), chosen = ids.extent(1), fixed = chosen - sampled;
   detail::expect_matrix("sampled_top_k", probs, "probs", logits, experts);
   detail::expect_matrix("sampled_top_k", ids, "ids", logits, chosen);
@@ -109,7 +109,7 @@ void sampled_top_k(Cpu<S>& backend, Matrix<S const> logits, Matrix<S const> prob
 
 /// out (N,K): out_ts = x_t,ids_ts.
 template <Real S>
-void gather_columns(Cpu<S>&, Matrix<S const> x, Matrix<ExpertId const> ids, Matrix<S> out) {
+void gather_columns(Cpu<S>&, Arg<Matrix<S const>> x, Matrix<ExpertId const> ids, Arg<Matrix<S>> out) {
   detail::expect_matrix("gather_columns", ids, "ids", x, out.extent(1));
   detail::expect_matrix("gather_columns", out, "out", x, ids.extent(1));
   for (Index t = 0; t < out.extent(0); ++t)
