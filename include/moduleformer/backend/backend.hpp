@@ -30,7 +30,8 @@ namespace concepts {
 /// Type members, workspace, and moving values between host and backend.
 template <class B>
 concept Memory = requires(B& b, Vector<typename B::Scalar> x, Vector<typename B::Scalar const> c, typename B::Scalar* host,
-                          Vector<ExpertId> i, Vector<ExpertId const> ci, ExpertId* ids) {
+                          Vector<ExpertId> i, Vector<ExpertId const> ci, ExpertId* ids, Vector<double const> numbers,
+                          double* host_numbers) {
   typename B::Scalar;                                          // of activations and gradients
   typename B::Memory;                                          // allocate / deallocate
   typename B::Number;                                          // what a reduction returns, converts to double
@@ -42,6 +43,8 @@ concept Memory = requires(B& b, Vector<typename B::Scalar> x, Vector<typename B:
   to_host(b, ci, ids);
   from_host(b, static_cast<typename B::Scalar const*>(host), x);
   from_host(b, static_cast<ExpertId const*>(ids), i);
+  to_host(b, numbers, host_numbers);
+  invoke(b, [] {});                                            // f() where the backend's memory can be read
 };
 
 /// Dense products with W (N,K) as PyTorch's Linear stores it.
@@ -68,13 +71,16 @@ concept Experts = requires(B& b, RoutingPlan plan, Matrix<S const> m, Rows rows,
 };
 
 template <class B, class S = typename B::Scalar, class A = Silu>
-concept Elementwise = requires(B& b, Matrix<S const> m, Matrix<S> out, Dropout drop, Index k, A act) {
+concept Elementwise = requires(B& b, Matrix<S const> m, Matrix<S> out, Vector<S const> v, Vector<S> vec, Dropout drop, Index k,
+                               A act) {
   combine(b, k, m, drop, m, out);            // out[t] = residual[t] + dropout(sum_s y[t*K+s]), s ascending
   combine_slots(b, k, m, out);               // out[t] += sum_s y[t*K+s]
   apply_dropout(b, drop, m, out);            // out = dropout(x); also its own backward
   activation_forward(b, act, m, out);        // y = act(z)
   activation_backward(b, act, m, m, out);    // dz = dy act'(z)
   add(b, m, out);                            // out += x
+  scale_by(b, v, m, out);                    // out = x * factor[0], the factor in backend memory
+  dot(b, m, m, vec);                         // out[0] = <x, y> over all elements
 };
 
 /// Layer norm over rows, biased variance: y = (x - mean) / sqrt(var + eps) * weight + bias.
@@ -115,6 +121,7 @@ concept Attention = requires(B& b, StickBreakingVariant variant, AttentionExtent
   stick_breaking_forward(b, variant, extents, sequences, m, m, m, out, out, stop);       // q, k, v -> y, log_stick, stop
   // dy, q, k, v, log_stick, stop -> dq =, dk +=, dv += (dk and dv may be one matrix)
   stick_breaking_backward(b, variant, extents, sequences, m, m, m, m, m, cstop, out, out, out);
+  append_rows(b, sequences, m, out);  // each sequence's new rows x[query rows] to the end of its rows of a cache
   // slow, for observation: a (K,H,T,S) of one sequence from q, k; sums exactly as written above
   stick_breaking_weights(b, variant, extents, Sequence{}, m, m, weights);
 };

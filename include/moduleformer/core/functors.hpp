@@ -77,4 +77,14 @@ struct Tanh {
   }
 };
 
+/// z itself: for products without an activation.
+struct Identity {
+  using Role = role::Activation;
+  static constexpr std::string_view name = "identity";
+  template <class T>
+  MODULEFORMER_HOST_DEVICE ValueAndDerivative<T> operator()(T z) const {
+    return {z, T(1)};
+  }
+};
+
 }  // namespace moduleformer

@@ -1,0 +1,54 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+// LayerNorm over the last dimension, the norm of the published model:
+//   y = (x - mean) / sqrt(var + eps) * weight + bias,  var biased, eps 1e-5.
+
+#include <moduleformer/core/policy.hpp>
+#include <moduleformer/nn/parameters.hpp>
+#include <moduleformer/nn/pass.hpp>
+
+namespace moduleformer {
+
+struct LayerNorm {
+  using Role = role::Norm;
+  static constexpr std::string_view name = "layer_norm";
+  static constexpr double epsilon = 1e-5;
+
+  template <class Access>
+  struct Parameters {
+    typename Access::template View<1> weight;  // (D)
+    typename Access::template View<1> bias;    // (D)
+  };
+
+  /// What backward needs beside the input.
+  template <class S>
+  struct Context {
+    Vector<S> mean;              // (N)
+    Vector<S> inverse_deviation; // (N)
+  };
+
+  template <class Views, class Visitor>
+  static constexpr void visit_parameters(Index hidden_size, Views& p, Visitor& visit) {
+    visit("weight", p.weight, Initial::one, hidden_size);
+    visit("bias", p.bias, Initial::zero, hidden_size);
+  }
+
+  /// x, y (N,D).
+  template <Backend B, class S = typename B::Scalar>
+  static Context<S> forward(Pass<B>& pass, Parameters<Values<S>> const& p, Matrix<S const> x, Matrix<S> y) {
+    Index const n = x.extent(0);
+    Context<S> context{pass.template allocate<S>(n), pass.template allocate<S>(n)};
+    layer_norm(pass.backend, x, p.weight, p.bias, epsilon, y, context.mean, context.inverse_deviation);
+    return context;
+  }
+
+  /// Accumulates into dx (N,D) and the gradients.
+  template <Backend B, class S = typename B::Scalar>
+  static void backward(Pass<B>& pass, Parameters<Values<S>> const& p, Parameters<Gradients<S>> const& gradients,
+                       Context<S> const& context, Matrix<S const> x, Matrix<S const> dy, Matrix<S> dx) {
+    layer_norm_backward(pass.backend, dy, x, p.weight, Vector<S const>(context.mean),
+                        Vector<S const>(context.inverse_deviation), dx, gradients.weight, gradients.bias);
+  }
+};
+
+}  // namespace moduleformer

@@ -1,0 +1,45 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+// Pass: what every layer call is given beside parameters and data. It belongs to one session.
+
+#include <moduleformer/backend/backend.hpp>
+#include <moduleformer/core/settings.hpp>
+
+namespace moduleformer {
+
+/// Places that draw random numbers: stream = layer * 8 + site.
+enum class RandomSite : std::uint32_t {
+  embedding = 0,
+  attention_router,
+  attention_sampling,
+  attention_residual,
+  feed_forward_router,
+  feed_forward_sampling,
+  feed_forward_residual,
+};
+
+template <Backend B>
+struct Pass {
+  B& backend;
+  Settings const& settings;
+  bool keep = false;      // contexts are filled for backward (or for observation)
+  bool training = false;  // dropout and sampled slots are active
+  RandomKey random{};     // seed and step of this pass
+  Index layer = 0;
+  RandomSite router_site = RandomSite::attention_router;  // of the router that runs
+
+  [[nodiscard]] RandomKey key(RandomSite site) const {
+    return random.at(static_cast<std::uint32_t>(layer) * 8 + static_cast<std::uint32_t>(site));
+  }
+  [[nodiscard]] Dropout dropout(RandomSite site, double probability) const {
+    return {key(site), training ? static_cast<float>(probability) : 0.0f};
+  }
+  template <class T, class... Sizes>
+  [[nodiscard]] auto allocate(Sizes... sizes) {
+    return backend.workspace().template allocate<T>(sizes...);
+  }
+  /// Scratch until the end of the enclosing block.
+  [[nodiscard]] auto scope() { return Scope<typename B::Memory>{backend.workspace()}; }
+};
+
+}  // namespace moduleformer

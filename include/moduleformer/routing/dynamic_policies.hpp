@@ -1,0 +1,83 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+// Policies chosen at run time for the roles that have state or virtual parts of their own: a router
+// (its parameters and context become variants too), an attention variant, a routing loss. Each is an
+// AnyOf with the role's interface, so layers see no difference.
+
+#include <moduleformer/core/dynamic_policy.hpp>
+#include <moduleformer/routing/attention.hpp>
+#include <moduleformer/routing/weighted_sum.hpp>
+
+#include <variant>
+
+namespace moduleformer {
+
+/// A router that is one of several.
+template <class... Routers>
+struct AnyRouter : AnyOf<Routers...> {
+  using AnyOf<Routers...>::AnyOf;
+
+  template <class Access>
+  using Parameters = std::variant<typename Routers::template Parameters<Access>...>;
+  template <class S>
+  using Context = std::variant<typename Routers::template Context<S>...>;
+
+  template <class Views, class Visitor>
+  void visit_parameters(RouterExtents extents, Views& p, Visitor& visit) const {
+    at([&]<std::size_t I>(auto const& router) {
+      if (p.index() != I) p.template emplace<I>();
+      router.visit_parameters(extents, std::get<I>(p), visit);
+    });
+  }
+
+  template <Backend B, class S = typename B::Scalar>
+  Context<S> forward(Pass<B>& pass, RouterExtents extents, Parameters<Values<S>> const& p, Matrix<S const> x,
+                     Matrix<S> logits) const {
+    Context<S> context;
+    at([&]<std::size_t I>(auto const& router) {
+      context.template emplace<I>(router.forward(pass, extents, std::get<I>(p), x, logits));
+    });
+    return context;
+  }
+
+  template <Backend B, class S = typename B::Scalar>
+  void backward(Pass<B>& pass, RouterExtents extents, Parameters<Values<S>> const& p,
+                Parameters<Gradients<S>> const& gradients, Context<S> const& context, Matrix<S const> x,
+                Matrix<S const> dlogits, Matrix<S> dx) const {
+    at([&]<std::size_t I>(auto const& router) {
+      router.backward(pass, extents, std::get<I>(p), std::get<I>(gradients), std::get<I>(context), x, dlogits, dx);
+    });
+  }
+
+ private:
+  /// Calls f<I>(router) for the chosen one.
+  template <class F>
+  void at(F const& f) const {
+    [&]<std::size_t... I>(std::index_sequence<I...>) {
+      ((this->choice.index() == I && (f.template operator()<I>(std::get<I>(this->choice)), true)) || ...);
+    }(std::index_sequence_for<Routers...>{});
+  }
+};
+
+/// An attention variant that is one of several.
+template <class... Variants>
+struct AnyAttention : AnyOf<Variants...> {
+  using AnyOf<Variants...>::AnyOf;
+  [[nodiscard]] StickBreakingVariant variant() const {
+    return with_policy(*this, [](auto const& concrete) { return concrete.variant(); });
+  }
+};
+
+/// A routing loss that is one of several.
+template <class... Losses>
+struct AnyRoutingLoss : AnyOf<Losses...> {
+  using AnyOf<Losses...>::AnyOf;
+  [[nodiscard]] double value(RoutingStatistics const& sums) const {
+    return with_policy(*this, [&](auto const& loss) { return loss.value(sums); });
+  }
+  void gradient(RoutingStatistics const& sums, double weight, RoutingGradient& gradient) const {
+    with_policy(*this, [&](auto const& loss) { loss.gradient(sums, weight, gradient); });
+  }
+};
+
+}  // namespace moduleformer

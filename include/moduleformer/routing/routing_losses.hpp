@@ -1,0 +1,167 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+// Auxiliary losses of one router. Each is a function of the sums in RoutingStatistics: value() gives
+// the loss, gradient() adds `weight` times its derivatives with respect to those sums; the backend's
+// routing_backward carries them to the logits. p(e) = probability_sum_e / N, natural logarithms.
+// Formulas: arXiv 2306.04640 section 2.4 (mutual information, concentration), arXiv 2101.03961
+// (switch), arXiv 2202.08906 (router-z), arXiv 1701.06538 (importance).
+
+#include <moduleformer/backend/arguments.hpp>
+#include <moduleformer/core/platform.hpp>
+#include <moduleformer/core/policy.hpp>
+
+#include <cmath>
+#include <string_view>
+
+namespace moduleformer {
+
+/// A policy of role RoutingLoss.
+template <class L>
+concept RoutingLoss = Policy<L> && requires(L const& loss, RoutingStatistics const& sums, double weight, RoutingGradient& gradient) {
+  { loss.value(sums) } -> std::convertible_to<double>;
+  loss.gradient(sums, weight, gradient);
+};
+
+namespace detail {
+
+/// Inside the logarithm of the marginal entropy, as published.
+inline constexpr double entropy_epsilon = 1e-8;
+
+/// H(e) = -sum_e p(e) log(p(e) + 1e-8).
+MODULEFORMER_HOST_DEVICE inline double marginal_entropy(RoutingStatistics const& sums) {
+  double const n = static_cast<double>(sums.tokens);
+  double entropy = 0;
+  for (Index e = 0; e < sums.experts(); ++e) {
+    double const p = sums.probability_sum[e] / n;
+    entropy -= p * std::log(p + entropy_epsilon);
+  }
+  return entropy;
+}
+
+/// Adds weight * d H(e) / d probability_sum_e.
+MODULEFORMER_HOST_DEVICE inline void marginal_entropy_gradient(RoutingStatistics const& sums, double weight,
+                                                               RoutingGradient& gradient) {
+  double const n = static_cast<double>(sums.tokens);
+  for (Index e = 0; e < sums.experts(); ++e) {
+    double const p = sums.probability_sum[e] / n;
+    gradient.probability_sum[e] -=
+        weight / n * (std::log(p + entropy_epsilon) + p / (p + entropy_epsilon));
+  }
+}
+
+}  // namespace detail
+
+/// L = H(e|x) - H(e): experts used evenly over all tokens, decisively for each. Pre-training.
+struct MutualInformationLoss {
+  using Role = role::RoutingLoss;
+  static constexpr std::string_view name = "mi";
+
+  [[nodiscard]] MODULEFORMER_HOST_DEVICE double value(RoutingStatistics const& sums) const {
+    if (sums.tokens == 0) return 0;
+    return -*sums.negative_entropy_sum / static_cast<double>(sums.tokens) - detail::marginal_entropy(sums);
+  }
+  MODULEFORMER_HOST_DEVICE void gradient(RoutingStatistics const& sums, double weight, RoutingGradient& gradient) const {
+    if (sums.tokens == 0) return;
+    detail::marginal_entropy_gradient(sums, -weight, gradient);
+    *gradient.negative_entropy_sum -= weight / static_cast<double>(sums.tokens);
+  }
+};
+
+/// L = H(e): few experts carry the load. Fine-tuning before pruning.
+struct LoadConcentrationLoss {
+  using Role = role::RoutingLoss;
+  static constexpr std::string_view name = "load_concentration";
+
+  [[nodiscard]] MODULEFORMER_HOST_DEVICE double value(RoutingStatistics const& sums) const {
+    return sums.tokens == 0 ? 0 : detail::marginal_entropy(sums);
+  }
+  MODULEFORMER_HOST_DEVICE void gradient(RoutingStatistics const& sums, double weight, RoutingGradient& gradient) const {
+    if (sums.tokens != 0) detail::marginal_entropy_gradient(sums, weight, gradient);
+  }
+};
+
+/// L = mean_t logsumexp(logits_t)^2: keeps logits small.
+struct RouterZLoss {
+  using Role = role::RoutingLoss;
+  static constexpr std::string_view name = "router_z";
+
+  [[nodiscard]] MODULEFORMER_HOST_DEVICE double value(RoutingStatistics const& sums) const {
+    return sums.tokens == 0 ? 0 : *sums.squared_lse_sum / static_cast<double>(sums.tokens);
+  }
+  MODULEFORMER_HOST_DEVICE void gradient(RoutingStatistics const& sums, double weight, RoutingGradient& gradient) const {
+    if (sums.tokens != 0) *gradient.squared_lse_sum += weight / static_cast<double>(sums.tokens);
+  }
+};
+
+/// L = E sum_e p(e) f(e) + z_weight * router-z, f(e) the share of the N*K slots; uniform routing gives
+/// exactly 1. The published `switch` option has z_weight 0.1; 0 is the loss of the Switch Transformer.
+struct SwitchLoss {
+  using Role = role::RoutingLoss;
+  static constexpr std::string_view name = "switch";
+  double z_weight = 0.1;
+
+  template <class Self, class Visitor>
+  static void visit(Self& self, Visitor&& visit) {
+    visit("z_weight", self.z_weight);
+  }
+
+  [[nodiscard]] MODULEFORMER_HOST_DEVICE double value(RoutingStatistics const& sums) const {
+    if (sums.tokens == 0) return 0;
+    double product = 0;
+    for (Index e = 0; e < sums.experts(); ++e) product += sums.probability_sum[e] * sums.count[e];
+    return product * scale(sums) + z_weight * RouterZLoss{}.value(sums);
+  }
+  MODULEFORMER_HOST_DEVICE void gradient(RoutingStatistics const& sums, double weight, RoutingGradient& gradient) const {
+    if (sums.tokens == 0) return;
+    for (Index e = 0; e < sums.experts(); ++e) gradient.probability_sum[e] += weight * scale(sums) * sums.count[e];
+    RouterZLoss{}.gradient(sums, weight * z_weight, gradient);
+  }
+
+ private:
+  MODULEFORMER_HOST_DEVICE static double scale(RoutingStatistics const& sums) {
+    double const n = static_cast<double>(sums.tokens);
+    return static_cast<double>(sums.experts()) / (n * n * static_cast<double>(sums.top_k));
+  }
+};
+
+/// L = Var(G) / Mean(G)^2 over experts, G_e the summed gates, unbiased variance; 0 for one expert.
+struct ImportanceLoss {
+  using Role = role::RoutingLoss;
+  static constexpr std::string_view name = "importance_cv2";
+
+  [[nodiscard]] MODULEFORMER_HOST_DEVICE double value(RoutingStatistics const& sums) const {
+    if (sums.tokens == 0 || sums.experts() == 1) return 0;
+    double const mean = mean_of(sums);
+    return variance_of(sums, mean) / (mean * mean);
+  }
+  MODULEFORMER_HOST_DEVICE void gradient(RoutingStatistics const& sums, double weight, RoutingGradient& gradient) const {
+    if (sums.tokens == 0 || sums.experts() == 1) return;
+    double const e_count = static_cast<double>(sums.experts()), mean = mean_of(sums);
+    double const cv2 = variance_of(sums, mean) / (mean * mean);
+    for (Index e = 0; e < sums.experts(); ++e)
+      gradient.gate_sum[e] +=
+          weight * 2 / mean * ((sums.gate_sum[e] - mean) / ((e_count - 1) * mean) - cv2 / e_count);
+  }
+
+ private:
+  MODULEFORMER_HOST_DEVICE static double mean_of(RoutingStatistics const& sums) {
+    double total = 0;
+    for (Index e = 0; e < sums.experts(); ++e) total += sums.gate_sum[e];
+    return total / static_cast<double>(sums.experts());
+  }
+  MODULEFORMER_HOST_DEVICE static double variance_of(RoutingStatistics const& sums, double mean) {
+    double total = 0;
+    for (Index e = 0; e < sums.experts(); ++e) total += (sums.gate_sum[e] - mean) * (sums.gate_sum[e] - mean);
+    return total / static_cast<double>(sums.experts() - 1);
+  }
+};
+
+/// No auxiliary loss.
+struct NoRoutingLoss {
+  using Role = role::RoutingLoss;
+  static constexpr std::string_view name = "none";
+  [[nodiscard]] MODULEFORMER_HOST_DEVICE double value(RoutingStatistics const&) const { return 0; }
+  MODULEFORMER_HOST_DEVICE void gradient(RoutingStatistics const&, double, RoutingGradient&) const {}
+};
+
+}  // namespace moduleformer
