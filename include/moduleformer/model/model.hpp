@@ -1,0 +1,324 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+// Model<Head, shape, Policies, Backend>: parameters, policies and settings of a transformer with a head.
+// It is immutable while it runs; a Session holds what a run needs. CausalLM and SequenceClassifier are
+// the two models of the published code.
+
+#include <moduleformer/model/heads.hpp>
+#include <moduleformer/model/kv_cache.hpp>
+#include <moduleformer/model/session.hpp>
+#include <moduleformer/model/transformer.hpp>
+#include <moduleformer/nn/parameter_storage.hpp>
+
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+namespace moduleformer {
+
+/// Losses of one batch.
+struct LossReport {
+  double task = 0;       // cross-entropy: mean over the counted targets, nats
+  double auxiliary = 0;  // unweighted sum of the routing losses
+  double total = 0;      // what is differentiated
+  Index counted = 0;     // targets that count
+};
+
+/// How a batch's gradient is weighed; the defaults are those of a batch on its own.
+struct GradientScale {
+  double counted = 0;    // divides the summed cross-entropy; 0: the batch's own counted targets
+  double auxiliary = 1;  // multiplies aux_loss_weight
+};
+
+/// Options of a forward.
+template <class S>
+struct ForwardOptions {
+  Observation<S>* observation = nullptr;
+  std::span<BlockRoutes const> routes{};  // (L) given experts of the packed tokens, in place of the routers' choice
+};
+
+/// Logits in host memory: (rows, tokens, outputs); a classifier has one token a row. Masked tokens: 0.
+template <class S>
+struct Logits {
+  Index rows = 0;
+  Index tokens = 0;
+  Index outputs = 0;
+  std::vector<S> values;
+};
+
+template <class Head, Shape shape, class PolicySet, Backend B>
+class Model {
+ public:
+  using Backend = B;
+  using Scalar = typename B::Scalar;
+  using S = Scalar;
+  using PoliciesType = PolicySet;
+  using HeadType = Head;
+  using TransformerType = Transformer<shape, PolicySet, B>;
+  using SessionType = Session<B>;
+  static constexpr Shape static_shape = shape;
+
+  /// Views of every parameter, or of every gradient.
+  template <class Access>
+  struct Parameters {
+    typename TransformerType::template Parameters<Access> transformer;
+    detail::HeadParameters<Access> head;
+  };
+  using Gradient = GradientStorage<B, Parameters<Gradients<S>>>;
+
+  /// A model with the given values' places; `declare` gives the table they follow. Throws Error for
+  /// sizes, settings or policies that no model can have.
+  Model(Config config, Settings settings, PolicySet policies = {}) : state_(std::make_unique<State>(config, settings, policies)) {
+    set_storage(ParameterStorage<B>(table()));
+  }
+  Model(Config config, Settings settings, PolicySet policies, ParameterStorage<B> storage)
+      : state_(std::make_unique<State>(config, settings, policies)) {
+    set_storage(std::move(storage));
+  }
+  /// The table of a model that is not made yet.
+  static ParameterTable declare(Config const& config, Settings const& settings, PolicySet const& policies) {
+    return State(config, settings, policies).table;
+  }
+
+  /// Fresh parameters: a pure function of the seed. For shapes without dynamic extents.
+  static Model random(std::uint64_t seed, Settings settings = {}, PolicySet policies = {}) {
+    return random(seed, Config::of(shape), settings, policies);
+  }
+  /// Fresh parameters for a shape whose dynamic extents come from the config.
+  static Model random(std::uint64_t seed, Config config, Settings settings = {}, PolicySet policies = {}) {
+    Model model(std::move(config), settings, std::move(policies));
+    B backend(1);
+    std::vector<S> host;
+    for (std::size_t i = 0; i < model.table().count(); ++i) {
+      Segment const& segment = model.table()[i];
+      host.resize(static_cast<std::size_t>(segment.size()));
+      initialize(segment, i, seed, settings.initializer_range, host.data());
+      from_host(backend, static_cast<S const*>(host.data()), model.writable(i));
+    }
+    return model;
+  }
+
+  [[nodiscard]] Config const& config() const { return state_->config; }
+  [[nodiscard]] Settings const& settings() const { return state_->settings; }
+  /// Changes the numbers that may change between runs; throws Error for one out of range.
+  void set_settings(Settings settings) {
+    settings.check(smallest_top_k());
+    state_->settings = settings;
+  }
+  [[nodiscard]] PolicySet const& policies() const { return state_->policies; }
+  /// For numbers of policies and dynamic checkpointing; changing the kind of a router is not possible.
+  [[nodiscard]] PolicySet& policies() { return state_->policies; }
+  [[nodiscard]] ParameterTable const& table() const { return state_->table; }
+  [[nodiscard]] Index parameter_count() const { return table().size(); }
+  [[nodiscard]] TransformerType const& transformer() const { return state_->transformer; }
+  [[nodiscard]] Index outputs() const { return Head::outputs(config()); }
+
+  /// Values of one segment, in backend memory.
+  [[nodiscard]] Vector<S const> values(std::size_t segment) const {
+    return {state_->storage.place(segment), {table()[segment].size()}};
+  }
+  /// The same for writing; throws Error if they lie in a mapped file.
+  [[nodiscard]] Vector<S> writable(std::size_t segment) {
+    return {state_->storage.writable(table(), segment), {table()[segment].size()}};
+  }
+  /// Gradient storage for this model, uninitialised.
+  [[nodiscard]] Gradient make_gradient() const {
+    Parameters<Gradients<S>> views{};
+    return Gradient(table(), std::move(views), [this](auto& v, auto& visitor) { state_->visit_parameters(v, visitor); });
+  }
+
+  /// Logits of every token (or row). Throws Error for a batch that does not fit.
+  [[nodiscard]] Logits<S> logits(SessionType& session, Batch const& batch, ForwardOptions<S> options = {}) const {
+    Run run(*this, session, batch, false, options);
+    auto const result = detail::head_logits(run.pass, state_->parameters.head, Matrix<S const>(run.context.hidden), run.head);
+    return to_host_logits(session, batch, result);
+  }
+
+  /// Losses without gradients; as in evaluation (no dropout, no sampled slots).
+  [[nodiscard]] LossReport loss(SessionType& session, Batch const& batch, ForwardOptions<S> options = {}) const {
+    Run run(*this, session, batch, true, options);
+    check_counted(run.counted);
+    double const sum = detail::head_loss<B>(run.pass, state_->parameters.head, nullptr, run.context.hidden, run.head, 0, {});
+    return report(session, run, sum, {});
+  }
+
+  /// Losses, and their gradients accumulated into `gradient`; `training` switches dropout and sampled
+  /// slots on, drawn from the session's random key.
+  LossReport gradients(SessionType& session, Batch const& batch, Gradient& gradient, GradientScale scale = {},
+                       bool training = false, ForwardOptions<S> options = {}) const {
+    Run run(*this, session, batch, true, options, true, training);
+    if (scale.counted == 0) check_counted(run.counted);
+    double const divisor = scale.counted == 0 ? static_cast<double>(run.counted) : scale.counted;
+    auto const& views = gradient.views();
+    Matrix<S> const dhidden = run.pass.template allocate<S>(run.context.hidden.extent(0), run.context.hidden.extent(1));
+    double const sum = detail::head_loss<B>(run.pass, state_->parameters.head, &views.head, run.context.hidden, run.head,
+                                            1 / divisor, dhidden);
+    transformer().backward(run.pass, state_->parameters.transformer, views.transformer, run.context, run.input, dhidden,
+                           routing_weight() * scale.auxiliary);
+    return report(session, run, sum, scale);
+  }
+
+  /// Appends new tokens to the cached sequences and returns the logits (active, V) of each one's last
+  /// token; valid until the session's next use. See KvCache.
+  [[nodiscard]] Matrix<S const> extend(SessionType& session, KvCache<B>& cache, std::span<CacheExtension const> extensions) const
+    requires(!Head::classifies)
+  {
+    auto& backend = session.backend();
+    backend.workspace().release({});
+    cache.prepare(extensions, config().vocab_size, session.packed, session.rows);
+    Pass<B> pass{backend, state_->settings};
+    typename TransformerType::Input input = upload(pass, session.packed);
+    input.caches = cache.layers().data();
+    auto const context = transformer().forward(pass, state_->parameters.transformer, input, nullptr);
+    cache.commit(extensions);
+    HeadInput head{{}, upload_vector(pass, session.rows)};
+    return detail::head_logits(pass, state_->parameters.head, Matrix<S const>(context.hidden), head);
+  }
+
+  /// Copies values that lie in mapped files into owned memory, so that the model can be trained.
+  void own_values() {
+    ParameterStorage<B> owned(table());
+    B backend(1);
+    for (std::size_t i = 0; i < table().count(); ++i)
+      copy(backend, values(i), Vector<S>{owned.writable(table(), i), {table()[i].size()}});
+    set_storage(std::move(owned));
+  }
+
+ private:
+  /// Everything that must keep its address when the model moves.
+  struct State {
+    State(Config c, Settings s, PolicySet p)
+        : config((c.check(), std::move(c))), settings(s), policies(std::move(p)), transformer(config, policies) {
+      settings.check(std::min(config.attention.top_k, config.feed_forward.top_k));
+      DeclareParameters declare(table);
+      visit_parameters(parameters, declare);
+    }
+    template <class Views, class Visitor>
+    void visit_parameters(Views& views, Visitor& visitor) const {
+      transformer.visit_parameters(views.transformer, visitor);
+      Head::visit_parameters(Head::outputs(config), config.hidden_size, views.head, visitor);
+    }
+
+    Config config;
+    Settings settings;
+    PolicySet policies;
+    TransformerType transformer;
+    ParameterTable table;
+    ParameterStorage<B> storage;
+    Parameters<Values<S>> parameters;
+  };
+
+  /// One forward of a batch through the transformer.
+  struct Run {
+    Run(Model const& model, SessionType& session, Batch const& batch, bool with_targets, ForwardOptions<S> options,
+        bool keep = false, bool training = false)
+        : pass{session.backend(), model.state_->settings, keep, training, session.random} {
+      pass.backend.workspace().release({});
+      batch.check(model.config().vocab_size);
+      session.packed.pack(batch, model.config().vocab_size, with_targets && !Head::classifies);
+      input = model.upload(pass, session.packed);
+      counted = session.packed.counted;
+      if constexpr (Head::classifies) {
+        Head::pool(batch, session.packed, model.config().pad_token_id, session.rows);
+        head.rows = model.upload_vector(pass, session.rows);
+        if (with_targets) head.targets = model.upload_vector(pass, checked_labels(batch, model.outputs()));
+        counted = batch.sequences();
+      } else {
+        head.targets = model.upload_vector(pass, session.packed.targets);
+      }
+      if (!options.routes.empty()) {
+        model.check_routes(options.routes, session.packed.tokens());
+        input.routes = options.routes.data();
+      }
+      if (options.observation != nullptr) options.observation->begin(batch);
+      context = model.transformer().forward(pass, model.state_->parameters.transformer, input, options.observation);
+    }
+
+    Pass<B> pass;
+    typename TransformerType::Input input{};
+    typename TransformerType::Context context{};
+    HeadInput head{};
+    Index counted = 0;
+  };
+
+  static std::vector<TokenId> const& checked_labels(Batch const& batch, Index labels) {
+    expects(static_cast<Index>(batch.labels.size()) == batch.sequences(), "batch.labels: expected one label per row, ",
+            batch.sequences(), ", found ", batch.labels.size());
+    for (std::size_t i = 0; i < batch.labels.size(); ++i)
+      expects(batch.labels[i] >= 0 && batch.labels[i] < labels, "batch.labels: row ", i, ": expected a label from 0 to ",
+              labels - 1, ", found ", batch.labels[i]);
+    return batch.labels;
+  }
+  static void check_counted(Index counted) {
+    expects(counted > 0, "batch: no label counts, expected at least one target that is not ", ignore_label);
+  }
+  void check_routes(std::span<BlockRoutes const> routes, Index n) const {
+    expects(static_cast<Index>(routes.size()) == config().layers, "routes: expected one entry per layer, ", config().layers,
+            ", found ", routes.size());
+    auto check = [n](Matrix<ExpertId const> ids, Index k, Index e, Index layer, char const* what) {
+      expects(ids.extent(0) == n && ids.extent(1) == k, "routes of layer ", layer, ", ", what, ": expected ", n, " x ", k,
+              " experts, found ", ids.extent(0), " x ", ids.extent(1));
+      std::vector<ExpertId> host(static_cast<std::size_t>(ids.size()));
+      B backend(1);
+      to_host(backend, ids.reshape(ids.size()), host.data());
+      for (ExpertId const id : host)
+        expects(id >= 0 && id < e, "routes of layer ", layer, ", ", what, ": expected experts from 0 to ", e - 1, ", found ", id);
+    };
+    for (Index i = 0; i < config().layers; ++i) {
+      auto const& r = routes[static_cast<std::size_t>(i)];
+      check(r.attention, config().attention.top_k, config().attention.experts[i], i, "attention");
+      check(r.feed_forward, config().feed_forward.top_k, config().feed_forward.experts[i], i, "feed_forward");
+    }
+  }
+
+  template <class T>
+  static Vector<T const> upload_vector(Pass<B>& pass, std::vector<T> const& host) {
+    Vector<T> const place = pass.template allocate<T>(static_cast<Index>(host.size()));
+    from_host(pass.backend, host.data(), place);
+    return place;
+  }
+  static typename TransformerType::Input upload(Pass<B>& pass, PackedTokens const& packed) {
+    return {.ids = upload_vector(pass, packed.ids), .sequences = upload_vector(pass, packed.sequences), .packed = &packed};
+  }
+
+  LossReport report(SessionType& session, Run& run, double sum, GradientScale scale) const {
+    session.router_losses.resize(static_cast<std::size_t>(run.context.losses.size()));
+    to_host(session.backend(), Vector<double const>(run.context.losses), session.router_losses.data());
+    LossReport report{.counted = run.counted};
+    for (double const loss : session.router_losses) report.auxiliary += loss;
+    report.task = run.counted == 0 ? 0 : sum / static_cast<double>(run.counted);
+    double const divisor = scale.counted == 0 ? static_cast<double>(run.counted) : scale.counted;
+    report.total = sum / divisor + routing_weight() * scale.auxiliary * report.auxiliary;
+    return report;
+  }
+
+  Logits<S> to_host_logits(SessionType& session, Batch const& batch, Matrix<S const> result) const {
+    Index const outputs = result.extent(1);
+    std::vector<S> host(static_cast<std::size_t>(result.size()));
+    to_host(session.backend(), result.reshape(result.size()), host.data());
+    if constexpr (Head::classifies) return {result.extent(0), 1, outputs, std::move(host)};
+    Logits<S> logits{batch.rows, batch.tokens, outputs, std::vector<S>(batch.ids.size() * static_cast<std::size_t>(outputs))};
+    for (Index i = 0; i < session.packed.tokens(); ++i)
+      std::copy_n(host.begin() + i * outputs, outputs,
+                  logits.values.begin() + session.packed.positions[static_cast<std::size_t>(i)] * outputs);
+    return logits;
+  }
+
+  [[nodiscard]] double routing_weight() const { return Head::adds_routing_loss ? state_->settings.aux_loss_weight : 0; }
+  [[nodiscard]] Index smallest_top_k() const { return std::min(config().attention.top_k, config().feed_forward.top_k); }
+
+  void set_storage(ParameterStorage<B> storage) {
+    state_->storage = std::move(storage);
+    BindValues<S, PlaceOf> bind(PlaceOf{&state_->storage});
+    state_->visit_parameters(state_->parameters, bind);
+  }
+  struct PlaceOf {
+    ParameterStorage<B> const* storage;
+    S const* operator()(std::size_t i) const { return storage->place(i); }
+  };
+
+  std::unique_ptr<State> state_;
+};
+
+}  // namespace moduleformer

@@ -1,0 +1,123 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+// Observation: what a forward saw, copied to host memory on request. Rows are the batch's positions
+// b*T + t; those of masked tokens are 0 (experts: -1).
+
+#include <moduleformer/model/batch.hpp>
+#include <moduleformer/model/block.hpp>
+
+#include <string>
+#include <vector>
+
+namespace moduleformer {
+
+/// What one router did.
+template <class S>
+struct RouterObservation {
+  std::string name;                  // as in checkpoints: transformer.h.{i}.attn.q_proj.gate, ...mlpf.gate
+  Index expert_count = 0;            // E
+  Index top_k = 0;                   // K
+  std::vector<ExpertId> experts;     // (B*T,K)
+  std::vector<S> gates;              // (B*T,K)
+  std::vector<S> probabilities;      // (B*T,E)
+  std::vector<double> load;          // (E) tokens that chose each expert
+  std::vector<double> mean_probability;  // (E)
+  double conditional_entropy = 0;    // H(e|x), nats
+  double loss = 0;                   // unweighted
+};
+
+/// Set what is wanted, pass it to a forward, read it afterwards.
+template <class S>
+struct Observation {
+  bool want_hidden_states = false;
+  bool want_routing = true;
+  bool want_attention = false;  // slow: whole attention matrices, by a primitive of its own
+
+  Index rows = 0;                                // B
+  Index tokens = 0;                              // T
+  std::vector<std::vector<S>> hidden_states;     // L+1 of (B*T,D): each block's input, the final norm's output
+  std::vector<RouterObservation<S>> routers;     // 2L: attention, feed-forward of each layer
+  std::vector<std::vector<S>> attentions;        // L of (B,K,H,T,T)
+
+  void begin(Batch const& batch) {
+    rows = batch.rows;
+    tokens = batch.tokens;
+    hidden_states.clear();
+    routers.clear();
+    attentions.clear();
+  }
+
+  /// x (N,D) of packed tokens.
+  template <Backend B>
+  void add_hidden_state(B& backend, PackedTokens const& packed, Matrix<S const> x) {
+    if (want_hidden_states) hidden_states.push_back(spread<S>(backend, packed, x, S(0)));
+  }
+
+  template <Backend B, class BlockType>
+  void add_block(B& backend, PackedTokens const& packed, Index layer, BlockType const& block,
+                 typename BlockType::Context const& context) {
+    std::string const prefix = "transformer.h." + std::to_string(layer);
+    if (want_routing) {
+      add_router(backend, packed, prefix + ".attn.q_proj.gate", context.attention.router);
+      add_router(backend, packed, prefix + ".mlpf.gate", context.feed_forward.router);
+    }
+    if (want_attention) add_attention(backend, packed, block.attention(), context.attention);
+  }
+
+ private:
+  template <class T, Backend B>
+  static std::vector<T> spread(B& backend, PackedTokens const& packed, Matrix<T const> x, T absent) {
+    Index const width = x.extent(1);
+    std::vector<T> host(static_cast<std::size_t>(x.size())), result(static_cast<std::size_t>(packed.batch_size * width), absent);
+    to_host(backend, x.reshape(x.size()), host.data());
+    for (Index i = 0; i < packed.tokens(); ++i)
+      std::copy_n(host.begin() + i * width, width, result.begin() + packed.positions[static_cast<std::size_t>(i)] * width);
+    return result;
+  }
+
+  template <Backend B, class Context>
+  void add_router(B& backend, PackedTokens const& packed, std::string name, Context const& context) {
+    RoutingPlan const& plan = context.plan;
+    RouterObservation<S> seen{std::move(name), plan.experts, plan.top_k};
+    seen.experts = spread<ExpertId>(backend, packed, context.choice.experts, -1);
+    seen.gates = spread<S>(backend, packed, context.choice.gates, S(0));
+    seen.probabilities = spread<S>(backend, packed, context.choice.probabilities, S(0));
+    seen.load.resize(static_cast<std::size_t>(plan.experts));
+    seen.mean_probability.resize(static_cast<std::size_t>(plan.experts));
+    to_host(backend, Vector<double const>(context.statistics.count), seen.load.data());
+    to_host(backend, Vector<double const>(context.statistics.probability_sum), seen.mean_probability.data());
+    double const n = static_cast<double>(plan.tokens);
+    for (double& p : seen.mean_probability) p /= n;
+    to_host(backend, Vector<double const>{context.statistics.negative_entropy_sum, {1}}, &seen.conditional_entropy);
+    seen.conditional_entropy /= -n;
+    to_host(backend, Vector<double const>{context.loss, {1}}, &seen.loss);
+    routers.push_back(std::move(seen));
+  }
+
+  template <Backend B, class Layer>
+  void add_attention(B& backend, PackedTokens const& packed, Layer const& layer, typename Layer::Context const& context) {
+    AttentionExtents const extents = layer.extents();
+    Index const maps = extents.rows_per_token * extents.heads;  // (K,H)
+    std::vector<S> all(static_cast<std::size_t>(rows * maps * tokens * tokens), S(0));
+    for (Sequence const& sequence : packed.sequences) {
+      Index const n = sequence.query_count;
+      if (n == 0) continue;
+      Scope<typename B::Memory> const scratch(backend.workspace());
+      auto const weights = backend.workspace().template allocate<S>(extents.rows_per_token, extents.heads, n, n);
+      stick_breaking_weights(backend, layer.variant(), extents, sequence, context.q, context.k, weights);
+      std::vector<S> host(static_cast<std::size_t>(weights.size()));
+      to_host(backend, Vector<S const>(weights.reshape(weights.size())), host.data());
+      auto place = [&](Index i) { return packed.positions[static_cast<std::size_t>(sequence.query_begin + i)]; };
+      for (Index m = 0; m < maps; ++m)
+        for (Index i = 0; i < n; ++i)
+          for (Index j = 0; j < n; ++j) {
+            Index const row = place(i) / tokens, t = place(i) % tokens, s = place(j) % tokens;
+            all[static_cast<std::size_t>(((row * maps + m) * tokens + t) * tokens + s)] =
+                host[static_cast<std::size_t>((m * n + i) * n + j)];
+          }
+    }
+    attentions.push_back(std::move(all));
+  }
+};
+
+}  // namespace moduleformer

@@ -1,0 +1,13 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+// Model with a classification head; its shape gives `labels` >= 2, or takes them from the Config.
+
+#include <moduleformer/backend/cpu/cpu.hpp>
+#include <moduleformer/model/model.hpp>
+
+namespace moduleformer {
+
+template <Shape shape, class PolicySet = Policies<>, Backend B = Cpu<float>>
+using SequenceClassifier = Model<ClassificationHead, shape, PolicySet, B>;
+
+}  // namespace moduleformer

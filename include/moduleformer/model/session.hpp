@@ -1,0 +1,44 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+// Session: what one thread (or stream) needs to run a model: a backend with its workspace, the state of
+// its random numbers, and buffers for packed tokens. Any number of sessions share one model.
+
+#include <moduleformer/backend/backend.hpp>
+#include <moduleformer/model/batch.hpp>
+
+#include <utility>
+#include <vector>
+
+namespace moduleformer {
+
+struct SessionOptions {
+  int threads = 0;          // 0: as many as the machine offers
+  std::uint64_t seed = 0;   // of dropout and sampled slots
+};
+
+template <Backend B>
+class Session {
+ public:
+  using Backend = B;
+
+  explicit Session(SessionOptions options = {}) : backend_(options.threads) { random.seed = options.seed; }
+  /// For a model: Session session{model}.
+  template <class Model>
+    requires std::same_as<typename Model::Backend, B>
+  explicit Session(Model const&, SessionOptions options = {}) : Session(options) {}
+
+  [[nodiscard]] B& backend() { return backend_; }
+
+  RandomKey random{};                       // seed, and a step that training counts up
+  PackedTokens packed;                      // of the current batch
+  std::vector<std::int32_t> rows;           // rows that the head reads
+  std::vector<double> router_losses;        // (2L) of the last forward
+
+ private:
+  B backend_;
+};
+
+template <class Model>
+Session(Model const&, SessionOptions = {}) -> Session<typename Model::Backend>;
+
+}  // namespace moduleformer

@@ -1,0 +1,185 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+// The transformer below the head (arXiv 2306.04640): embedding without positions, L pre-norm blocks,
+// a final norm. Forward keeps contexts, or each block's input and routes (recomputation), or nothing.
+
+#include <moduleformer/model/config.hpp>
+#include <moduleformer/model/observation.hpp>
+#include <moduleformer/routing/policies.hpp>
+
+#include <string>
+#include <vector>
+
+namespace moduleformer {
+
+template <Shape shape, class PolicySet, Backend B>
+class Transformer {
+ public:
+  using S = typename B::Scalar;
+  using BlockType = Block<PolicySet, B>;
+  using Norm = typename PolicySet::Norm;
+
+  template <class Access>
+  struct Parameters {
+    typename Access::template View<2> embedding;  // (V,D)
+    std::vector<typename BlockType::template Parameters<Access>> blocks;
+    typename Norm::template Parameters<Access> norm;
+  };
+
+  /// What a forward reads, in backend memory except the caches and routes (L each, or empty).
+  struct Input {
+    Vector<TokenId const> ids;             // (N)
+    Vector<Sequence const> sequences;
+    KeyValueCache<S> const* caches = nullptr;
+    BlockRoutes const* routes = nullptr;   // given experts
+    PackedTokens const* packed = nullptr;  // the same tokens on the host, for an observation
+  };
+  struct KeptBlock {
+    typename BlockType::Context context;  // unless recomputed
+    Matrix<S> x;                          // the block's input, if recomputed
+    Matrix<ExpertId> attention_experts, feed_forward_experts;
+  };
+  struct Context {
+    Vector<KeptBlock> blocks;  // (L), if kept
+    Vector<double> losses;     // (2L) each router's loss, unweighted
+    Matrix<S> last;            // input of the final norm (N,D)
+    typename Norm::template Context<S> norm;
+    Matrix<S> hidden;          // its output (N,D)
+  };
+
+  Transformer(Config const& config, PolicySet const& policies) : extents_(config), policies_(&policies) {
+    for (Index i = 0; i < extents_.layers; ++i) {
+      RouterExtents router{extents_.hidden_size, extents_.router_hidden_size, config.attention.experts[i]};
+      typename BlockType::AttentionLayer attention(router, extents_.attention_top_k, extents_.attention_heads,
+                                                   extents_.attention_hidden_size, policies);
+      router.experts = config.feed_forward.experts[i];
+      typename BlockType::FeedForwardLayer feed_forward(router, extents_.feed_forward_top_k,
+                                                        extents_.feed_forward_hidden_size, policies);
+      blocks_.emplace_back(attention, feed_forward, extents_.hidden_size);
+    }
+  }
+
+  [[nodiscard]] Extents<shape> const& extents() const { return extents_; }
+  [[nodiscard]] std::vector<BlockType> const& blocks() const { return blocks_; }
+
+  template <class Views, class Visitor>
+  void visit_parameters(Views& p, Visitor& visit) const {
+    p.blocks.resize(blocks_.size());
+    visit.inside("transformer.", [&] {
+      visit("wte.weight", p.embedding, Initial::normal, Index{extents_.vocab_size}, Index{extents_.hidden_size});
+      for (std::size_t i = 0; i < blocks_.size(); ++i)
+        visit.inside("h." + std::to_string(i) + ".", [&] { blocks_[i].visit_parameters(p.blocks[i], visit); });
+      visit.inside("ln_f.", [&] { Norm::visit_parameters(extents_.hidden_size, p.norm, visit); });
+    });
+  }
+
+  Context forward(Pass<B>& pass, Parameters<Values<S>> const& p, Input const& input, Observation<S>* observation) const {
+    B& backend = pass.backend;
+    Index const n = input.ids.size(), d = extents_.hidden_size, layers = extents_.layers;
+    bool const keep = pass.keep, recompute = keep && policies_->checkpointing.recompute();
+    Context context{};
+    context.losses = pass.template allocate<double>(2 * layers);
+    if (keep) context.blocks = pass.template allocate<KeptBlock>(layers);
+    context.hidden = pass.template allocate<S>(n, d);
+
+    Matrix<S> x = pass.template allocate<S>(n, d), next{};
+    if (!keep) next = pass.template allocate<S>(n, d);
+    pass.layer = 0;
+    embedding(backend, p.embedding, input.ids, x);
+    if (auto const drop = embedding_dropout(pass); drop.probability > 0) apply_dropout(backend, drop, x, x);
+
+    pass.keep = keep && !recompute;
+    for (Index i = 0; i < layers; ++i) {
+      pass.layer = i;
+      if (observation != nullptr) observation->add_hidden_state(backend, *input.packed, x);
+      if (keep) {
+        next = pass.template allocate<S>(n, d);
+        context.blocks[i] = recompute ? kept_routes(pass, n, x) : KeptBlock{};
+      }
+      auto const mark = backend.workspace().mark();
+      auto const block = forward_block(pass, p, input, i, x, input.routes != nullptr ? input.routes[i] : BlockRoutes{}, next);
+      invoke(backend, [to = context.losses, i, a = block.attention.router.loss, f = block.feed_forward.router.loss] {
+        to[2 * i] = *a;
+        to[2 * i + 1] = *f;
+      });
+      if (observation != nullptr) observation->add_block(backend, *input.packed, i, block_at(i), block);
+      if (pass.keep) {
+        context.blocks[i].context = block;
+      } else {
+        if (recompute) keep_routes(backend, block, context.blocks[i]);
+        backend.workspace().release(mark);
+      }
+      if (keep) x = next;
+      else std::swap(x, next);
+    }
+    pass.keep = keep;
+    context.last = x;
+    context.norm = Norm::forward(pass, p.norm, x, context.hidden);
+    if (observation != nullptr) observation->add_hidden_state(backend, *input.packed, context.hidden);
+    return context;
+  }
+
+  /// dhidden (N,D) is the gradient of context.hidden; accumulates into the gradients.
+  void backward(Pass<B>& pass, Parameters<Values<S>> const& p, Parameters<Gradients<S>> const& gradients,
+                Context const& context, Input const& input, Matrix<S const> dhidden, double loss_weight) const {
+    auto const scratch = pass.scope();
+    B& backend = pass.backend;
+    bool const recompute = policies_->checkpointing.recompute();
+    Index const n = dhidden.extent(0), size = extents_.hidden_size;
+    Matrix<S> const d = pass.template allocate<S>(n, size);
+    fill(backend, d.reshape(n * size), S(0));
+    Norm::backward(pass, p.norm, gradients.norm, context.norm, context.last, dhidden, d);
+    for (Index i = extents_.layers - 1; i >= 0; --i) {
+      auto const inner = pass.scope();
+      pass.layer = i;
+      KeptBlock const& kept = context.blocks[i];
+      auto const at = static_cast<std::size_t>(i);
+      typename BlockType::Context block = kept.context;
+      if (recompute) {
+        Matrix<S> const out = pass.template allocate<S>(n, size);
+        block = forward_block(pass, p, input, i, kept.x, {kept.attention_experts, kept.feed_forward_experts}, out);
+      }
+      blocks_[at].backward(pass, p.blocks[at], gradients.blocks[at], block, input.sequences, loss_weight, d);
+    }
+    pass.layer = 0;
+    if (auto const drop = embedding_dropout(pass); drop.probability > 0) apply_dropout(backend, drop, d, d);
+    if (gradients.embedding) {
+      expects(gradients.embedding.first == 0 && gradients.embedding.extent(0) == extents_.vocab_size,
+              "transformer.wte.weight: expected all rows trainable or none");
+      embedding_backward(backend, input.ids, d, gradients.embedding);
+    }
+  }
+
+ private:
+  BlockType const& block_at(Index i) const { return blocks_[static_cast<std::size_t>(i)]; }
+
+  typename BlockType::Context forward_block(Pass<B>& pass, Parameters<Values<S>> const& p, Input const& input, Index i,
+                                            Matrix<S const> x, BlockRoutes routes, Matrix<S> out) const {
+    KeyValueCache<S> const cache = input.caches != nullptr ? input.caches[i] : KeyValueCache<S>{};
+    return block_at(i).forward(pass, p.blocks[static_cast<std::size_t>(i)], x, input.sequences, cache, routes, out);
+  }
+
+  KeptBlock kept_routes(Pass<B>& pass, Index n, Matrix<S> x) const {
+    KeptBlock kept{};
+    kept.x = x;
+    kept.attention_experts = pass.template allocate<ExpertId>(n, Index{extents_.attention_top_k});
+    kept.feed_forward_experts = pass.template allocate<ExpertId>(n, Index{extents_.feed_forward_top_k});
+    return kept;
+  }
+  static void keep_routes(B& backend, typename BlockType::Context const& block, KeptBlock& kept) {
+    auto keep = [&](Matrix<ExpertId> from, Matrix<ExpertId> to) {
+      copy(backend, from.reshape(from.size()), to.reshape(to.size()));
+    };
+    keep(block.attention.router.choice.experts, kept.attention_experts);
+    keep(block.feed_forward.router.choice.experts, kept.feed_forward_experts);
+  }
+  static Dropout embedding_dropout(Pass<B> const& pass) {
+    return pass.dropout(RandomSite::embedding, pass.settings.embedding_dropout);
+  }
+
+  Extents<shape> extents_;
+  PolicySet const* policies_;
+  std::vector<BlockType> blocks_;
+};
+
+}  // namespace moduleformer
