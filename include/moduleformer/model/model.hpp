@@ -50,7 +50,7 @@ struct Logits {
 template <class Head, Shape shape, class PolicySet, Backend B>
 class Model {
  public:
-  using Backend = B;
+  using BackendType = B;
   using Scalar = typename B::Scalar;
   using S = Scalar;
   using PoliciesType = PolicySet;

@@ -2,12 +2,12 @@
 #pragma once
 // Model with a classification head; its shape gives `labels` >= 2, or takes them from the Config.
 
-#include <moduleformer/backend/cpu/cpu.hpp>
+#include <moduleformer/backend/default.hpp>
 #include <moduleformer/model/model.hpp>
 
 namespace moduleformer {
 
-template <Shape shape, class PolicySet = Policies<>, Backend B = Cpu<float>>
+template <Shape shape, class PolicySet = Policies<>, Backend B = DefaultBackend>
 using SequenceClassifier = Model<ClassificationHead, shape, PolicySet, B>;
 
 }  // namespace moduleformer

@@ -19,12 +19,12 @@ struct SessionOptions {
 template <Backend B>
 class Session {
  public:
-  using Backend = B;
+  using BackendType = B;
 
   explicit Session(SessionOptions options = {}) : backend_(options.threads) { random.seed = options.seed; }
   /// For a model: Session session{model}.
   template <class Model>
-    requires std::same_as<typename Model::Backend, B>
+    requires std::same_as<typename Model::BackendType, B>
   explicit Session(Model const&, SessionOptions options = {}) : Session(options) {}
 
   [[nodiscard]] B& backend() { return backend_; }
@@ -39,6 +39,6 @@ class Session {
 };
 
 template <class Model>
-Session(Model const&, SessionOptions = {}) -> Session<typename Model::Backend>;
+Session(Model const&, SessionOptions = {}) -> Session<typename Model::BackendType>;
 
 }  // namespace moduleformer

@@ -137,14 +137,14 @@ class DeclareParameters : public NamePrefix {
  public:
   explicit DeclareParameters(ParameterTable& table) : table_(table) {}
 
-  template <class View, class... Extents>
-  void operator()(std::string_view name, View&, Initial initial, Extents... extents) {
+  template <class View, class... Sizes>
+  void operator()(std::string_view name, View&, Initial initial, Sizes... sizes) {
     Index product = 1;
-    for (Index const extent : {static_cast<Index>(extents)...}) {
+    for (Index const extent : {static_cast<Index>(sizes)...}) {
       expects(extent > 0 && product <= largest / extent, prefix_, name, ": its size overflows or is empty");
       product *= extent;
     }
-    table_.add({.name = prefix_ + std::string(name), .shape = {static_cast<Index>(extents)...}, .initial = initial});
+    table_.add({.name = prefix_ + std::string(name), .shape = {static_cast<Index>(sizes)...}, .initial = initial});
   }
 
  private:
@@ -158,9 +158,9 @@ class BindValues : public NamePrefix {
  public:
   explicit BindValues(Place place) : place_(place) {}
 
-  template <int Rank, class... Extents>
-  void operator()(std::string_view, TensorView<S const, Rank>& view, Initial, Extents... extents) {
-    view = {place_(next_++), {static_cast<Index>(extents)...}};
+  template <int Rank, class... Sizes>
+  void operator()(std::string_view, TensorView<S const, Rank>& view, Initial, Sizes... sizes) {
+    view = {place_(next_++), {static_cast<Index>(sizes)...}};
   }
 
  private:
@@ -174,10 +174,10 @@ class BindGradients : public NamePrefix {
  public:
   BindGradients(ParameterTable const& table, S* arena) : table_(table), arena_(arena) {}
 
-  template <int Rank, class... Extents>
-  void operator()(std::string_view, GradientView<S, Rank>& view, Initial, Extents... extents) {
+  template <int Rank, class... Sizes>
+  void operator()(std::string_view, GradientView<S, Rank>& view, Initial, Sizes... sizes) {
     Segment const& s = table_[next_++];
-    typename TensorView<S, Rank>::Extents shape{static_cast<Index>(extents)...};
+    typename TensorView<S, Rank>::Extents shape{static_cast<Index>(sizes)...};
     shape[0] = s.trainable_end - s.trainable_begin;
     view = {{shape[0] > 0 ? arena_ + s.gradient_offset : nullptr, shape}, s.trainable_begin};
   }
@@ -195,9 +195,9 @@ class CountParameters {
   constexpr void inside(std::string_view, Body&& body) {
     body();
   }
-  template <class View, class... Extents>
-  constexpr void operator()(std::string_view, View&, Initial, Extents... extents) {
-    total += (static_cast<Index>(extents) * ...);
+  template <class View, class... Sizes>
+  constexpr void operator()(std::string_view, View&, Initial, Sizes... sizes) {
+    total += (Index{1} * ... * static_cast<Index>(sizes));
   }
 
   Index total = 0;

@@ -25,19 +25,19 @@ struct SoftmaxTopK {
 
   /// `given` (N,K), if any, replaces the choice; the gates are computed all the same.
   template <Backend B, class S = typename B::Scalar>
-  Choice<S> forward(Pass<B>& pass, Index top_k, RandomSite sampling, Matrix<S const> logits,
+  Choice<S> forward(Pass<B>& pass, Index k, RandomSite sampling, Matrix<S const> logits,
                     Matrix<ExpertId const> given) const {
     Index const n = logits.extent(0), e = logits.extent(1);
     Choice<S> choice{pass.template allocate<S>(n, e), pass.template allocate<S>(n),
-                     pass.template allocate<ExpertId>(n, top_k), pass.template allocate<S>(n, top_k)};
+                     pass.template allocate<ExpertId>(n, k), pass.template allocate<S>(n, k)};
     softmax(pass.backend, logits, choice.probabilities, choice.logsumexp);
     if (given) {
-      copy(pass.backend, given.reshape(given.size()), choice.experts.reshape(n * top_k));
+      copy(pass.backend, given.reshape(given.size()), choice.experts.reshape(n * k));
     } else if (pass.training && pass.settings.sampled_slots > 0) {
       sampled_top_k(pass.backend, logits, choice.probabilities, pass.settings.sampled_slots, pass.key(sampling),
                     choice.experts);
     } else {
-      moduleformer::top_k(pass.backend, logits, choice.experts);
+      top_k(pass.backend, logits, choice.experts);
     }
     gather_columns(pass.backend, choice.probabilities, choice.experts, choice.gates);
     return choice;
