@@ -4,7 +4,7 @@
 // the peak is the same library's 1024^3 product on the same threads in the same run, the floor of a
 // step is FLOPs / peak + bytes of the update / measured bandwidth. Every figure is a median.
 
-#include <moduleformer/backend/cpu/gemm.hpp>
+#include <moduleformer/backend/cpu/build_info.hpp>
 #include <moduleformer/model/causal_lm.hpp>
 #include <moduleformer/model/count.hpp>
 #include <moduleformer/model/generation.hpp>
@@ -174,7 +174,7 @@ int main(int argc, char** argv) try {
       {"parameters", counts.parameters},
       {"active_parameters", counts.active_parameters},
       {"threads", backend.threads()},
-      {"build", bench::build_info()},
+      {"build", mf::build_info()},
   };
   if (o.json) {
     fmt::print("{}\n", result.dump());
