@@ -10,8 +10,8 @@ namespace moduleformer {
 
 /// For logs and benchmarks, e.g. "moduleformer 0.1.0, g++ 12.2.0, AVX-512, products by Eigen".
 inline std::string build_info() {
-  std::string info = "moduleformer " + std::to_string(version_major) + "." + std::to_string(version_minor) + "." +
-                     std::to_string(version_patch);
+  std::string info = "moduleformer " + std::to_string(MODULEFORMER_VERSION_MAJOR) + "." +
+                     std::to_string(MODULEFORMER_VERSION_MINOR) + "." + std::to_string(MODULEFORMER_VERSION_PATCH);
 #if defined(__clang__)
   info += ", clang++ " __clang_version__;
 #elif defined(__GNUC__)
