@@ -65,7 +65,7 @@ class Block {
     context.h = pass.template allocate<S>(n, hidden_size_);
     context.attention = attention_.forward(pass, p.attention, context.normed_1, sequences, cache, given.attention, x, context.h);
     context.normed_2 = pass.template allocate<S>(n, hidden_size_);
-    context.norm_2 = Norm::forward(pass, p.norm_2, context.h, context.normed_2);
+    context.norm_2 = Norm::forward(pass, p.norm_2, Matrix<S const>(context.h), context.normed_2);
     context.feed_forward = feed_forward_.forward(pass, p.feed_forward, context.normed_2, given.feed_forward, context.h, out);
     return context;
   }
@@ -79,11 +79,11 @@ class Block {
     fill(pass.backend, flat, S(0));
     feed_forward_.backward(pass, p.feed_forward, gradients.feed_forward, context.feed_forward, context.normed_2, d, loss_weight,
                            dnormed);
-    Norm::backward(pass, p.norm_2, gradients.norm_2, context.norm_2, context.h, dnormed, d);
+    Norm::backward(pass, p.norm_2, gradients.norm_2, context.norm_2, Matrix<S const>(context.h), Matrix<S const>(dnormed), d);
     fill(pass.backend, flat, S(0));
     attention_.backward(pass, p.attention, gradients.attention, context.attention, context.normed_1, sequences, d, loss_weight,
                         dnormed);
-    Norm::backward(pass, p.norm_1, gradients.norm_1, context.norm_1, context.x, dnormed, d);
+    Norm::backward(pass, p.norm_1, gradients.norm_1, context.norm_1, context.x, Matrix<S const>(dnormed), d);
   }
 
  private:

@@ -139,7 +139,7 @@ class Model {
   [[nodiscard]] LossReport loss(SessionType& session, Batch const& batch, ForwardOptions<S> options = {}) const {
     Run run(*this, session, batch, true, options);
     check_counted(run.counted);
-    double const sum = detail::head_loss<B>(run.pass, state_->parameters.head, nullptr, run.context.hidden, run.head, 0, {});
+    double const sum = detail::head_loss<B, S>(run.pass, state_->parameters.head, nullptr, run.context.hidden, run.head, 0, {});
     return report(session, run, sum, {});
   }
 
@@ -152,7 +152,7 @@ class Model {
     double const divisor = scale.counted == 0 ? static_cast<double>(run.counted) : scale.counted;
     auto const& views = gradient.views();
     Matrix<S> const dhidden = run.pass.template allocate<S>(run.context.hidden.extent(0), run.context.hidden.extent(1));
-    double const sum = detail::head_loss<B>(run.pass, state_->parameters.head, &views.head, run.context.hidden, run.head,
+    double const sum = detail::head_loss<B, S>(run.pass, state_->parameters.head, &views.head, run.context.hidden, run.head,
                                             1 / divisor, dhidden);
     transformer().backward(run.pass, state_->parameters.transformer, views.transformer, run.context, run.input, dhidden,
                            routing_weight() * scale.auxiliary);

@@ -17,11 +17,11 @@ struct RouterObservation {
   std::string name;                  // as in checkpoints: transformer.h.{i}.attn.q_proj.gate, ...mlpf.gate
   Index expert_count = 0;            // E
   Index top_k = 0;                   // K
-  std::vector<ExpertId> experts;     // (B*T,K)
-  std::vector<S> gates;              // (B*T,K)
-  std::vector<S> probabilities;      // (B*T,E)
-  std::vector<double> load;          // (E) tokens that chose each expert
-  std::vector<double> mean_probability;  // (E)
+  std::vector<ExpertId> experts{};     // (B*T,K)
+  std::vector<S> gates{};              // (B*T,K)
+  std::vector<S> probabilities{};      // (B*T,E)
+  std::vector<double> load{};          // (E) tokens that chose each expert
+  std::vector<double> mean_probability{};  // (E)
   double conditional_entropy = 0;    // H(e|x), nats
   double loss = 0;                   // unweighted
 };

@@ -114,7 +114,7 @@ class Transformer {
     }
     pass.keep = keep;
     context.last = x;
-    context.norm = Norm::forward(pass, p.norm, x, context.hidden);
+    context.norm = Norm::forward(pass, p.norm, Matrix<S const>(x), context.hidden);
     if (observation != nullptr) observation->add_hidden_state(backend, *input.packed, context.hidden);
     return context;
   }
@@ -128,7 +128,7 @@ class Transformer {
     Index const n = dhidden.extent(0), size = extents_.hidden_size;
     Matrix<S> const d = pass.template allocate<S>(n, size);
     fill(backend, d.reshape(n * size), S(0));
-    Norm::backward(pass, p.norm, gradients.norm, context.norm, context.last, dhidden, d);
+    Norm::backward(pass, p.norm, gradients.norm, context.norm, Matrix<S const>(context.last), dhidden, d);
     for (Index i = extents_.layers - 1; i >= 0; --i) {
       auto const inner = pass.scope();
       pass.layer = i;

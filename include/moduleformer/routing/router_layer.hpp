@@ -51,7 +51,7 @@ class RouterLayer {
     Context context{};
     context.logits = pass.template allocate<S>(n, e);
     context.router = policies_->router.forward(pass, extents_, p, x, context.logits);
-    context.choice = policies_->gating.forward(pass, top_k_, sampling, context.logits, given);
+    context.choice = policies_->gating.forward(pass, top_k_, sampling, Matrix<S const>(context.logits), given);
 
     auto const chosen = context.choice.experts.reshape(n * top_k_);
     auto const order = pass.template allocate<std::int32_t>(n * top_k_);
@@ -86,8 +86,8 @@ class RouterLayer {
       if (loss_weight != 0) loss.gradient(sums, loss_weight, gradient);
     });
     Matrix<S> const dlogits = pass.template allocate<S>(n, e);
-    policies_->gating.backward(pass, context.choice, context.logits, dgates, gradient, dlogits);
-    policies_->router.backward(pass, extents_, p, gradients, context.router, x, dlogits, dx);
+    policies_->gating.backward(pass, context.choice, Matrix<S const>(context.logits), dgates, gradient, dlogits);
+    policies_->router.backward(pass, extents_, p, gradients, context.router, x, Matrix<S const>(dlogits), dx);
   }
 
  private:
