@@ -17,6 +17,7 @@ namespace moduleformer {
 
 /// Aligned host memory.
 struct HostMemory {
+  static constexpr bool is_host_memory = true;  // parameters may lie in mapped files
   static void* allocate(std::size_t bytes) { return ::operator new(bytes, std::align_val_t{memory_alignment}); }
   static void deallocate(void* data, std::size_t) noexcept { ::operator delete(data, std::align_val_t{memory_alignment}); }
 };
