@@ -101,7 +101,7 @@ struct BasicMlpRouter {
     if (gradients.weight)
       linear_weight_gradient(pass.backend, dlogits, context.h, gradients.weight.first, gradients.weight);
     if (auto const drop = dropout(pass); drop.probability > 0) apply_dropout(pass.backend, drop, dz, dz);
-    activation_backward(pass.backend, Activation{}, context.z, dz, dz);
+    activation_backward(pass.backend, Activation{}, dz, context.z, dz);
     linear_input_gradient(pass.backend, dz, p.hidden_weight, dx, true);
     if (gradients.hidden_weight)
       linear_weight_gradient(pass.backend, dz, x, gradients.hidden_weight.first, gradients.hidden_weight);

@@ -7,6 +7,7 @@
 // Products of few rows go to narrow_product.hpp.
 
 #include <moduleformer/backend/cpu/narrow_product.hpp>
+#include <moduleformer/backend/cpu/parallel.hpp>
 #include <moduleformer/core/types.hpp>
 
 #if defined(MODULEFORMER_USE_CBLAS)
@@ -16,7 +17,15 @@
 #include <cblas.h>
 #endif
 #else
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"  // in the compiler's own AVX-512 intrinsics (GCC bug 105593)
+#pragma GCC diagnostic ignored "-Wuninitialized"
+#endif
 #include <Eigen/Core>
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC diagnostic pop
+#endif
 #endif
 
 #include <algorithm>
@@ -43,13 +52,6 @@ struct GemmBlocks {
   static constexpr Index m = 512;
   static constexpr Index slack = 64;
 };
-
-/// The smallest number of equal parts of at most `largest`, as their size rounded up to `unit`.
-constexpr Index even_block(Index size, Index largest, Index unit) {
-  if (size <= largest) return size;
-  Index const parts = (size + largest - 1) / largest;
-  return std::min(largest, ((size + parts - 1) / parts + unit - 1) / unit * unit);
-}
 
 #if defined(MODULEFORMER_USE_CBLAS)
 

@@ -1,0 +1,194 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+// Elementwise primitives: adding the experts of a token to its residual, dropout, activations, sums and
+// inner products. Dropout's mask is a function of key and element (backend/arguments.hpp), so that
+// backward makes it again; without dropout no random number is made.
+
+#include <moduleformer/backend/arguments.hpp>
+#include <moduleformer/backend/cpu/linear.hpp>
+#include <moduleformer/backend/cpu/parallel.hpp>
+#include <moduleformer/core/error.hpp>
+#include <moduleformer/core/random.hpp>
+
+#include <algorithm>
+
+namespace moduleformer {
+
+namespace detail {
+
+/// Elements whose dropout factors are made at a time.
+inline constexpr Index dropout_block = 256;
+
+inline void expect_probability(char const* where, Dropout const& drop) {
+  expects(drop.probability >= 0 && drop.probability < 1, where, ": expected a dropout probability in [0, 1), found ",
+          drop.probability);
+}
+
+/// Factors (0 or 1 / (1 - probability)) of elements begin..begin+count, at most dropout_block; `room`
+/// holds dropout_block + 8. Returns where the first one is.
+template <Real S>
+S const* dropout_factors(Dropout const& drop, Index begin, Index count, S* room) {
+  S const kept = static_cast<S>(1.0 / (1.0 - static_cast<double>(drop.probability)));
+  float const probability = drop.probability;
+  std::uint64_t const first = static_cast<std::uint64_t>(begin) / 4;
+  Index const groups = ceil_divide(begin % 4 + count, 4);
+#pragma omp simd
+  for (Index g = 0; g < groups; ++g) {
+    auto const words = random_words(drop.key, first + static_cast<std::uint64_t>(g));
+    room[4 * g] = to_unit(words[0]) >= probability ? kept : S(0);
+    room[4 * g + 1] = to_unit(words[1]) >= probability ? kept : S(0);
+    room[4 * g + 2] = to_unit(words[2]) >= probability ? kept : S(0);
+    room[4 * g + 3] = to_unit(words[3]) >= probability ? kept : S(0);
+  }
+  return room + begin % 4;
+}
+
+/// sums = y[0] + y[1] + ... over `slots` consecutive rows of `width`, at columns c..c+count.
+template <Real S>
+void sum_slots(S const* y, Index slots, Index width, Index count, S* sums) {
+  std::copy_n(y, count, sums);
+  for (Index s = 1; s < slots; ++s) {
+    S const* const row = y + s * width;
+#pragma omp simd
+    for (Index i = 0; i < count; ++i) sums[i] += row[i];
+  }
+}
+
+template <class A, class B>
+void expect_same(char const* where, char const* what, TensorView<A, 2> found, TensorView<B, 2> like) {
+  expect_extents(where, what, found, like.extent(0), like.extent(1));
+}
+
+/// f(t, c, count) for pieces of at most dropout_block columns of each row.
+template <Real S, class F>
+void for_row_pieces(Cpu<S>& backend, Index rows, Index width, F const& f) {
+  parallel_blocks(backend, rows, row_block(width), [&](Index begin, Index end) {
+    for (Index t = begin; t < end; ++t)
+      for (Index c = 0; c < width; c += dropout_block) f(t, c, std::min(dropout_block, width - c));
+  });
+}
+
+}  // namespace detail
+
+/// out[t] = residual[t] + dropout(sum_s y[t*slots+s]), s ascending; residual, out (N,D), y (N*slots,D).
+/// out may be residual.
+template <Real S>
+void combine(Cpu<S>& backend, Index slots, Arg<Matrix<S const>> y, Dropout drop, Arg<Matrix<S const>> residual,
+             Arg<Matrix<S>> out) {
+  Index const tokens = out.extent(0), width = out.extent(1);
+  expects(slots > 0, "combine: expected at least one slot, found ", slots);
+  detail::expect_extents("combine", "y", y, tokens * slots, width);
+  detail::expect_same("combine", "residual", residual, out);
+  detail::expect_probability("combine", drop);
+  detail::for_row_pieces(backend, tokens, width, [&](Index t, Index c, Index count) {
+    S sums[detail::dropout_block];
+    detail::sum_slots(y.data() + t * slots * width + c, slots, width, count, sums);
+    S const* const from = residual.data() + t * width + c;
+    S* const to = out.data() + t * width + c;
+    if (drop.probability > 0) {
+      S room[detail::dropout_block + 8];
+      S const* const factors = detail::dropout_factors(drop, t * width + c, count, room);
+#pragma omp simd
+      for (Index i = 0; i < count; ++i) to[i] = from[i] + factors[i] * sums[i];
+    } else {
+#pragma omp simd
+      for (Index i = 0; i < count; ++i) to[i] = from[i] + sums[i];
+    }
+  });
+}
+
+/// out[t] += sum_s y[t*slots+s], s ascending.
+template <Real S>
+void combine_slots(Cpu<S>& backend, Index slots, Arg<Matrix<S const>> y, Arg<Matrix<S>> out) {
+  Index const tokens = out.extent(0), width = out.extent(1);
+  expects(slots > 0, "combine_slots: expected at least one slot, found ", slots);
+  detail::expect_extents("combine_slots", "y", y, tokens * slots, width);
+  detail::for_row_pieces(backend, tokens, width, [&](Index t, Index c, Index count) {
+    S sums[detail::dropout_block];
+    detail::sum_slots(y.data() + t * slots * width + c, slots, width, count, sums);
+    S* const to = out.data() + t * width + c;
+#pragma omp simd
+    for (Index i = 0; i < count; ++i) to[i] += sums[i];
+  });
+}
+
+/// out = dropout(x), which is its own backward; out may be x.
+template <Real S>
+void apply_dropout(Cpu<S>& backend, Dropout drop, Arg<Matrix<S const>> x, Arg<Matrix<S>> out) {
+  detail::expect_same("apply_dropout", "out", out, x);
+  detail::expect_probability("apply_dropout", drop);
+  detail::parallel_blocks(backend, x.size(), detail::elementwise_block, [&](Index begin, Index end) {
+    if (drop.probability == 0) {
+      if (out.data() != x.data()) std::copy(x.data() + begin, x.data() + end, out.data() + begin);
+      return;
+    }
+    for (Index at = begin; at < end; at += detail::dropout_block) {
+      Index const count = std::min(detail::dropout_block, end - at);
+      S room[detail::dropout_block + 8];
+      S const* const factors = detail::dropout_factors(drop, at, count, room);
+      S const* const from = x.data() + at;
+      S* const to = out.data() + at;
+#pragma omp simd
+      for (Index i = 0; i < count; ++i) to[i] = factors[i] * from[i];
+    }
+  });
+}
+
+/// y = act(z); y may be z.
+template <Real S, class Act>
+void activation_forward(Cpu<S>& backend, Act const& act, Arg<Matrix<S const>> z, Arg<Matrix<S>> y) {
+  detail::expect_same("activation_forward", "y", y, z);
+  detail::parallel_blocks(backend, z.size(), detail::elementwise_block, [&](Index begin, Index end) {
+#pragma omp simd
+    for (Index i = begin; i < end; ++i) y[i] = act(z[i]).value;
+  });
+}
+
+/// dz = dy act'(z); dz may be dy.
+template <Real S, class Act>
+void activation_backward(Cpu<S>& backend, Act const& act, Arg<Matrix<S const>> dy, Arg<Matrix<S const>> z,
+                         Arg<Matrix<S>> dz) {
+  detail::expect_same("activation_backward", "dy", dy, z);
+  detail::expect_same("activation_backward", "dz", dz, z);
+  detail::parallel_blocks(backend, z.size(), detail::elementwise_block, [&](Index begin, Index end) {
+#pragma omp simd
+    for (Index i = begin; i < end; ++i) dz[i] = dy[i] * act(z[i]).derivative;
+  });
+}
+
+/// out += x.
+template <Real S>
+void add(Cpu<S>& backend, Arg<Matrix<S const>> x, Arg<Matrix<S>> out) {
+  detail::expect_same("add", "out", out, x);
+  detail::parallel_blocks(backend, x.size(), detail::elementwise_block, [&](Index begin, Index end) {
+#pragma omp simd
+    for (Index i = begin; i < end; ++i) out[i] += x[i];
+  });
+}
+
+/// out = x * factor[0]; out may be x.
+template <Real S>
+void scale_by(Cpu<S>& backend, Arg<Vector<S const>> factor, Arg<Matrix<S const>> x, Arg<Matrix<S>> out) {
+  detail::expect_extents("scale_by", "factor", factor, 1);
+  detail::expect_same("scale_by", "out", out, x);
+  S const by = factor[0];
+  detail::parallel_blocks(backend, x.size(), detail::elementwise_block, [&](Index begin, Index end) {
+#pragma omp simd
+    for (Index i = begin; i < end; ++i) out[i] = by * x[i];
+  });
+}
+
+/// out[0] = <x, y> over all elements, summed in double.
+template <Real S>
+void dot(Cpu<S>& backend, Arg<Matrix<S const>> x, Arg<Matrix<S const>> y, Arg<Vector<S>> out) {
+  detail::expect_same("dot", "y", y, x);
+  detail::expect_extents("dot", "out", out, 1);
+  out[0] = static_cast<S>(detail::sum_blocks(backend, x.size(), [&](Index begin, Index end) {
+    double sum = 0;
+#pragma omp simd reduction(+ : sum)
+    for (Index i = begin; i < end; ++i) sum += static_cast<double>(x[i]) * static_cast<double>(y[i]);
+    return sum;
+  }));
+}
+
+}  // namespace moduleformer
