@@ -1,0 +1,7 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+// Files: saving and loading models (config.json, model.safetensors) and reading safetensors.
+
+#include <moduleformer/io/checkpoint.hpp>
+#include <moduleformer/io/safetensors.hpp>
+#include <moduleformer/io/tensor_source.hpp>
