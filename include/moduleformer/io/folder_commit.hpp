@@ -61,6 +61,7 @@ class FolderCommit {
  private:
   using Path = std::filesystem::path;
 
+  void remove_old() const;
   void recover_old() const;
   void remove_stale() const;
   void sync_files() const;
@@ -133,8 +134,8 @@ inline FolderCommit::FolderCommit(Path const& target, CommitOptions options)
   for (auto made = parent_; made != existing; made = made.parent_path()) sync_to_disk(made.parent_path());
   old_ = detail::with_suffix(target_, ".old");
   temporary_ = detail::with_suffix(target_, ".tmp-" + std::to_string(current_process()));
-  recover_old();
   remove_stale();
+  recover_old();
   bool const is_new = fs::create_directory(temporary_, code);
   expects_no_error(code, "cannot create ", temporary_, " to save ", target_);
   if (is_new) lock_ = try_lock_folder(temporary_);
@@ -157,12 +158,19 @@ inline std::filesystem::path FolderCommit::path(Path const& name) const {
   return file;
 }
 
+/// Under a temporary name first: killed half-way, <name>.old must not stay without its marker.
+inline void FolderCommit::remove_old() const {
+  std::error_code code;
+  std::filesystem::rename(old_, temporary_, code);
+  if (!code) std::filesystem::remove_all(temporary_, code);
+}
+
 /// Completes or undoes what a commit through <name>.old left when it was killed.
 inline void FolderCommit::recover_old() const {
   std::error_code code;
   if (detail::is_replaced_folder(old_)) {
     if (std::filesystem::exists(target_, code)) {
-      std::filesystem::remove_all(old_, code);
+      remove_old();
     } else {
       std::filesystem::rename(old_, target_, code);
       expects_no_error(code, "cannot restore ", target_, " from ", old_);
@@ -300,7 +308,7 @@ inline void FolderCommit::swap_by_old() {
   }
   finished_ = true;
   sync_to_disk(parent_);
-  fs::remove_all(old_, code);
+  remove_old();
 }
 
 }  // namespace moduleformer

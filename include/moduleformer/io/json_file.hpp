@@ -37,6 +37,9 @@ inline nlohmann::json read_json(std::filesystem::path const& path, int max_depth
     }
     return true;
   };
+  // The parser takes a zero byte for the end of its input.
+  auto const zero = std::string_view{text, static_cast<std::size_t>(file.size())}.find('\0');
+  if (zero != std::string_view::npos) fail<FormatError>(path, ": zero byte in JSON at byte ", zero);
   try {
     return json::parse(text, text + file.size(), check);
   } catch (json::parse_error const& error) {

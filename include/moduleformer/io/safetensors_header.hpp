@@ -329,6 +329,10 @@ inline SafetensorsHeader read_safetensors_header(std::span<std::byte const> file
   detail::HeaderEvents events{header, file, file_name, static_cast<Index>(length)};
   char const* const json = events.json_begin();
   if (length == 0 || *json != '{') fail<FormatError>(file_name, ": header at byte 8: expected an object");
+  // The JSON parser takes a zero byte for the end of its input.
+  if (auto const* const zero = std::memchr(json, 0, length); zero != nullptr) {
+    fail<FormatError>(file_name, ": zero byte in the header at byte ", 8 + (static_cast<char const*>(zero) - json));
+  }
   detail::TrackedByte const begin{json, events.read_to()}, end{json + length, events.read_to()};
   nlohmann::json::sax_parse(begin, end, &events);
   detail::check_coverage(header.tensors, 8 + static_cast<Index>(length), file_size, file_name);
