@@ -35,9 +35,9 @@ struct Observation {
 
   Index rows = 0;                                // B
   Index tokens = 0;                              // T
-  std::vector<std::vector<S>> hidden_states;     // L+1 of (B*T,D): each block's input, the final norm's output
-  std::vector<RouterObservation<S>> routers;     // 2L: attention, feed-forward of each layer
-  std::vector<std::vector<S>> attentions;        // L of (B,K,H,T,T)
+  std::vector<std::vector<S>> hidden_states{};   // L+1 of (B*T,D): each block's input, the final norm's output
+  std::vector<RouterObservation<S>> routers{};   // 2L: attention, feed-forward of each layer
+  std::vector<std::vector<S>> attentions{};      // L of (B,K,H,T,T)
 
   void begin(Batch const& batch) {
     rows = batch.rows;
