@@ -1,0 +1,129 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+// AdamW (Loshchilov and Hutter, arXiv 1711.05101) over the trainable rows of a parameter table. With g the
+// gradient, c = min(1, clip_norm / (|g| + 1e-6)) as PyTorch clips it, and t the update's number from 1:
+//   m = b1 m + (1-b1) c g ;  v = b2 v + (1-b2) (c g)^2
+//   w = w - rate (m / (1-b1^t) / (sqrt(v / (1-b2^t)) + epsilon) + weight_decay w)
+
+#include <moduleformer/backend/backend.hpp>
+#include <moduleformer/backend/buffer.hpp>
+#include <moduleformer/nn/parameters.hpp>
+
+#include <algorithm>
+#include <cmath>
+#include <string>
+#include <string_view>
+
+namespace moduleformer {
+
+/// Which parameters weight decay pulls to zero: tensors of two and more dimensions (embedding and head
+/// included; not biases, norms and temperatures), or all.
+enum class Decay { matrices, everything };
+
+/// The optimizer's numbers.
+struct AdamW {
+  static constexpr std::string_view name = "adamw";
+  double learning_rate = 3e-4;  // times the schedule's factor
+  double beta1 = 0.9;
+  double beta2 = 0.95;
+  double epsilon = 1e-8;
+  double weight_decay = 0.1;
+  double clip_norm = 1.0;  // of the whole gradient; 0: no clipping
+  Decay decay = Decay::matrices;
+
+  template <class Self, class Visitor>
+  static constexpr void visit(Self& self, Visitor&& visit) {
+    visit("learning_rate", self.learning_rate);
+    visit("beta1", self.beta1);
+    visit("beta2", self.beta2);
+    visit("epsilon", self.epsilon);
+    visit("weight_decay", self.weight_decay);
+    visit("clip_norm", self.clip_norm);
+  }
+
+  /// Throws Error naming the number that is out of range.
+  void check() const {
+    auto from_zero = [](char const* what, double x) {
+      expects(x >= 0 && std::isfinite(x), "AdamW: ", what, ": expected a number from 0, found ", x);
+    };
+    from_zero("learning_rate", learning_rate);
+    from_zero("weight_decay", weight_decay);
+    from_zero("clip_norm", clip_norm);
+    expects(beta1 >= 0 && beta1 < 1, "AdamW: beta1: expected a number in [0, 1), found ", beta1);
+    expects(beta2 >= 0 && beta2 < 1, "AdamW: beta2: expected a number in [0, 1), found ", beta2);
+    expects(epsilon > 0 && std::isfinite(epsilon), "AdamW: epsilon: expected a positive number, found ", epsilon);
+  }
+
+  [[nodiscard]] bool decays(Segment const& segment) const { return decay == Decay::everything || segment.is_matrix(); }
+  /// c, from the gradient's norm.
+  [[nodiscard]] double clip_factor(double norm) const {
+    return clip_norm > 0 ? std::min(1.0, clip_norm / (norm + 1e-6)) : 1.0;
+  }
+};
+
+/// Both moments of the trainable rows, zero at first; laid out as gradients are.
+template <Backend B>
+class AdamWState {
+ public:
+  using S = typename B::Scalar;
+
+  AdamWState(B& backend, ParameterTable const& table) : first_(table.training_size()), second_(table.training_size()) {
+    fill(backend, first_.view(), S(0));
+    fill(backend, second_.view(), S(0));
+  }
+
+  [[nodiscard]] Vector<S> first(Segment const& s) { return {first_.data() + s.gradient_offset, {s.trainable_size()}}; }
+  [[nodiscard]] Vector<S> second(Segment const& s) { return {second_.data() + s.gradient_offset, {s.trainable_size()}}; }
+  [[nodiscard]] Vector<S const> first(Segment const& s) const {
+    return {first_.data() + s.gradient_offset, {s.trainable_size()}};
+  }
+  [[nodiscard]] Vector<S const> second(Segment const& s) const {
+    return {second_.data() + s.gradient_offset, {s.trainable_size()}};
+  }
+  /// Elements of each moment.
+  [[nodiscard]] Index size() const { return first_.size(); }
+
+  /// visit("m.<parameter>", values) and visit("v.<parameter>", values) for each segment with trainable rows;
+  /// where those are not all rows, the name ends in [first:end].
+  template <class Self, class Visitor>
+  static void visit(Self& self, ParameterTable const& table, Visitor&& visit) {
+    for (Segment const& s : table.segments()) {
+      if (s.trainable_size() == 0) continue;
+      std::string rows;
+      if (s.trainable_end - s.trainable_begin != s.rows())
+        rows = '[' + std::to_string(s.trainable_begin) + ':' + std::to_string(s.trainable_end) + ']';
+      auto m = self.first(s), v = self.second(s);
+      visit(std::string_view("m." + s.name + rows), m);
+      visit(std::string_view("v." + s.name + rows), v);
+    }
+  }
+
+ private:
+  Buffer<S, typename B::Memory> first_, second_;
+};
+
+/// Euclidean norm of the gradient of all trainable rows, summed in the table's order.
+template <Backend B, class Gradient>
+double gradient_norm(B& backend, ParameterTable const& table, Gradient const& gradient) {
+  double sum = 0;
+  for (Segment const& s : table.segments())
+    if (s.trainable_size() > 0) sum += static_cast<double>(squared_norm(backend, gradient.segment(s)));
+  return std::sqrt(sum);
+}
+
+/// One update of a model's trainable rows. `norm` is the gradient's, `step` the update's number from 1.
+template <Backend B, class Model>
+void update(B& backend, AdamW const& optimizer, double rate, Index step, double norm, typename Model::Gradient const& gradient,
+            AdamWState<B>& state, Model& model) {
+  using S = typename B::Scalar;
+  AdamWStep numbers{rate, optimizer.beta1, optimizer.beta2, optimizer.epsilon, 0, optimizer.clip_factor(norm), step};
+  for (std::size_t i = 0; i < model.table().count(); ++i) {
+    Segment const& s = model.table()[i];
+    if (s.trainable_size() == 0) continue;
+    numbers.weight_decay = optimizer.decays(s) ? optimizer.weight_decay : 0;
+    Vector<S> const weight{model.writable(i).data() + s.trainable_begin * s.row_size(), {s.trainable_size()}};
+    adamw(backend, numbers, gradient.segment(s), weight, state.first(s), state.second(s));
+  }
+}
+
+}  // namespace moduleformer

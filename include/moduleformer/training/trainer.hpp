@@ -1,0 +1,210 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+// Trainer: one training step = gradients of one or more micro-batches, clipping, AdamW at the schedule's rate.
+// Cross-entropy is averaged over the counted targets of all micro-batches, routing losses over the micro-batches.
+// Everything a step draws or reads is a function of (seed, number of steps done, micro-batch), so weights and
+// visited state are all that a stopped run needs to go on bit for bit.
+
+#include <moduleformer/model/model.hpp>
+#include <moduleformer/training/divergence.hpp>
+#include <moduleformer/training/optimizer.hpp>
+#include <moduleformer/training/schedule.hpp>
+#include <moduleformer/training/visit_checked.hpp>
+
+#include <cmath>
+#include <functional>
+#include <span>
+#include <string>
+#include <utility>
+
+namespace moduleformer {
+
+struct TrainerOptions {
+  int threads = 0;                // 0: as many as the machine offers
+  std::uint64_t seed = 0;         // of dropout and sampled slots
+  bool accept_other_numbers = false;  // a stored state may come from other optimizer and schedule numbers
+};
+
+/// What one step did. Losses are those before its update.
+struct StepReport {
+  Index step = 0;            // its number, from 1
+  double task = 0;           // cross-entropy per counted target, nats
+  double auxiliary = 0;      // unweighted routing losses, mean over the micro-batches
+  double total = 0;          // what was differentiated
+  double gradient_norm = 0;  // before clipping
+  double learning_rate = 0;
+  Index tokens = 0;          // real tokens that went through the model
+  Index counted = 0;         // targets that count
+};
+
+namespace detail {
+
+/// Targets of a checked batch that a loss counts.
+template <class Head>
+Index counted_targets(Batch const& batch) {
+  if constexpr (Head::classifies) return batch.sequences();
+  Index counted = 0;
+  for (Index s = 0; s < batch.sequences(); ++s)
+    for (Index i = batch.sequence_begin(s), end = batch.sequence_begin(s + 1); i < end; ++i)
+      counted += batch.is_real(i) && batch.target(i, end) != ignore_label;
+  return counted;
+}
+
+/// Random numbers of one micro-batch of one step: a family of their own for each.
+inline RandomKey step_key(std::uint64_t seed, Index step, Index micro_batch) {
+  auto const number = static_cast<std::uint64_t>(step);
+  auto const words = random_words({seed, static_cast<std::uint32_t>(number >> 32), 0xffffffffu},
+                                  static_cast<std::uint64_t>(micro_batch));
+  return {(std::uint64_t{words[0]} << 32) | words[1], static_cast<std::uint32_t>(number), 0};
+}
+
+}  // namespace detail
+
+/// mf::Trainer trainer{model, mf::AdamW{.learning_rate = 3e-3}, mf::WarmupCosine{.warmup = 50, .total = 1000}};
+/// The model must outlive the trainer, and its parameters must lie in owned memory.
+template <class Model, Schedule Rate = Constant>
+class Trainer {
+ public:
+  using B = typename Model::BackendType;
+  using S = typename B::Scalar;
+  using SessionType = typename Model::SessionType;
+
+  /// Throws Error for numbers out of range, and for a model whose trainable values lie in a mapped file.
+  explicit Trainer(Model& model, AdamW optimizer = {}, Rate schedule = {}, TrainerOptions options = {})
+      : model_(&model),
+        optimizer_(optimizer),
+        schedule_(std::move(schedule)),
+        options_(options),
+        session_(SessionOptions{.threads = options.threads, .seed = options.seed}),
+        gradient_(model.make_gradient()),
+        moments_(session_.backend(), model.table()) {
+    optimizer_.check();
+    if constexpr (requires { schedule_.check(); }) schedule_.check();
+    expects(moments_.size() > 0, "Trainer: every parameter of the model is frozen");
+    for (std::size_t i = 0; i < model.table().count(); ++i)
+      if (model.table()[i].trainable_size() > 0) (void)model.writable(i);
+  }
+
+  /// One step on one batch.
+  StepReport step(Batch const& batch) { return step(std::span<Batch const>(&batch, 1)); }
+
+  /// One step on micro-batches that together form one batch. Throws Error, with weights and optimizer as they
+  /// were, for batches that do not fit, without a label that counts, and when a loss or gradient is not finite.
+  StepReport step(std::span<Batch const> micro_batches) {
+    StepReport report = gradients(micro_batches);
+    report.gradient_norm = gradient_norm(session_.backend(), model_->table(), gradient_);
+    if (!std::isfinite(report.gradient_norm))
+      fail<Error>("training step ", report.step, ": the gradient's norm is ", report.gradient_norm, ", first not finite: ",
+                  detail::first_non_finite(session_.backend(), model_->table(), gradient_));
+    report.learning_rate = optimizer_.learning_rate * static_cast<double>(schedule_.factor(steps_));
+    update(session_.backend(), optimizer_, report.learning_rate, report.step, report.gradient_norm, gradient_, moments_, *model_);
+    steps_ = report.step;
+    if (checkpoint_ && steps_ % checkpoint_every_ == 0) checkpoint_(report);
+    return report;
+  }
+
+  /// Calls back after every `every`-th step, when weights and state are those of a complete step.
+  void on_checkpoint(Index every, std::function<void(StepReport const&)> callback) {
+    expects(every > 0, "on_checkpoint: expected a positive number of steps, found ", every);
+    checkpoint_every_ = every;
+    checkpoint_ = std::move(callback);
+  }
+
+  /// Steps done, also those before a resume: where a run goes on (BatchOptions::begin_step).
+  [[nodiscard]] Index steps() const { return steps_; }
+  [[nodiscard]] Model& model() const { return *model_; }
+  [[nodiscard]] SessionType& session() { return session_; }
+  [[nodiscard]] AdamW const& optimizer() const { return optimizer_; }
+  [[nodiscard]] Rate const& schedule() const { return schedule_; }
+  /// Of the last step, before clipping.
+  [[nodiscard]] typename Model::Gradient const& gradient() const { return gradient_; }
+  [[nodiscard]] AdamWState<B> const& moments() const { return moments_; }
+
+  /// The state beside the weights: numbers that a stored state must agree with, the steps done, both moments.
+  /// If a reader throws, the trainer is of no further use. In double the weights are visited too, as "w.<parameter>",
+  /// since model folders hold them in float.
+  template <class Self, class Visitor>
+  static void visit(Self& self, Visitor&& visit) {
+    bool const any = self.options_.accept_other_numbers;
+    detail::visit_checked(visit, "seed", self.options_.seed);
+    detail::visit_checked(visit, "optimizer", std::string(AdamW::name));
+    AdamW optimizer = self.optimizer_;
+    AdamW::visit(optimizer, [&](std::string_view key, double const& number) {
+      detail::visit_checked(visit, "optimizer." + std::string(key), number, any);
+    });
+    detail::visit_checked(visit, "optimizer.decay_everything", optimizer.decay == Decay::everything, any);
+    visit_schedule(self.schedule_, visit, any);
+    visit(std::string_view("step"), self.steps_);
+    expects(self.steps_ >= 0, "stored training state: step: expected a number from 0, found ", self.steps_);
+    AdamWState<B>::visit(self.moments_, self.model_->table(), visit);
+    if constexpr (std::same_as<S, double>) {
+      for (std::size_t i = 0; i < self.model_->table().count(); ++i) {
+        Segment const& segment = self.model_->table()[i];
+        if (segment.trainable_size() == 0) continue;
+        Vector<S> values = self.model_->writable(i);
+        visit(std::string_view("w." + segment.name), values);
+      }
+    }
+  }
+
+ private:
+  /// Sums the gradients of all micro-batches; everything of the report that is known before the update.
+  StepReport gradients(std::span<Batch const> micro_batches) {
+    StepReport report{.step = steps_ + 1};
+    expects(!micro_batches.empty(), "training step ", report.step, ": expected at least one batch");
+    expects(model_->table().training_size() == moments_.size(), "training step ", report.step,
+            ": the model's trainable parameters changed, make a new Trainer");
+    for (Batch const& batch : micro_batches) {
+      batch.check(model_->config().vocab_size);
+      report.counted += detail::counted_targets<typename Model::HeadType>(batch);
+    }
+    expects(report.counted > 0, "training step ", report.step, ": no label counts, expected at least one target that is not ",
+            ignore_label);
+    GradientScale const scale{.counted = static_cast<double>(report.counted),
+                              .auxiliary = 1 / static_cast<double>(micro_batches.size())};
+    fill(session_.backend(), gradient_.values(), S(0));
+    for (std::size_t i = 0; i < micro_batches.size(); ++i) {
+      session_.random = detail::step_key(options_.seed, steps_, static_cast<Index>(i));
+      LossReport const loss = model_->gradients(session_, micro_batches[i], gradient_, scale, true);
+      if (!std::isfinite(loss.total)) fail_loss(micro_batches[i], scale, report.step, loss.total);
+      report.task += loss.task * static_cast<double>(loss.counted) / scale.counted;
+      report.auxiliary += loss.auxiliary * scale.auxiliary;
+      report.total += loss.total;
+      report.tokens += session_.packed.tokens();
+    }
+    return report;
+  }
+
+  /// With the same random numbers as the forward that failed.
+  [[noreturn]] void fail_loss(Batch const& batch, GradientScale scale, Index step, double loss) {
+    Observation<S> seen{.want_hidden_states = true, .want_routing = true};
+    (void)model_->gradients(session_, batch, gradient_, scale, true, {.observation = &seen});
+    fail<Error>("training step ", step, ": the loss is ", loss, ", first not finite: ", detail::first_non_finite(seen));
+  }
+
+  template <class Visitor>
+  static void visit_schedule(Rate const& schedule, Visitor& visit, bool any) {
+    auto copy = schedule;
+    with_policy(copy, [&](auto& concrete) {
+      if constexpr (requires { concrete.name; })
+        detail::visit_checked(visit, "schedule", std::string(concrete.name), any);
+      if constexpr (requires { concrete.visit(concrete, [](std::string_view, auto&) {}); })
+        concrete.visit(concrete, [&](std::string_view key, auto& number) {
+          detail::visit_checked(visit, "schedule." + std::string(key), number, any);
+        });
+    });
+  }
+
+  Model* model_;
+  AdamW optimizer_;
+  Rate schedule_;
+  TrainerOptions options_;
+  SessionType session_;
+  typename Model::Gradient gradient_;
+  AdamWState<B> moments_;
+  Index steps_ = 0;
+  Index checkpoint_every_ = 0;
+  std::function<void(StepReport const&)> checkpoint_;
+};
+
+}  // namespace moduleformer
