@@ -35,14 +35,14 @@ void check(Index n, Index d, Index r, Index e, double dropout) {
   mf::Matrix<double const> const input{x.data(), {n, d}}, dlogits{weights.data(), {n, e}};
   auto const forward = [&] {
     auto pass = test.pass(true);
-    auto const logits = pass.allocate<double>(n, e);
+    auto const logits = pass.template allocate<double>(n, e);
     test.layer.router.forward(pass, test.layer.extents, test.values, input, logits);
     return dot(weights, logits);
   };
   std::vector<double> dx(x.size(), 0.0);
   {
     auto pass = test.pass(true);
-    auto const logits = pass.allocate<double>(n, e);
+    auto const logits = pass.template allocate<double>(n, e);
     auto const context = test.layer.router.forward(pass, test.layer.extents, test.values, input, logits);
     test.layer.router.backward(pass, test.layer.extents, test.values, test.gradients, context, input, dlogits,
                                mf::Matrix<double>{dx.data(), {n, d}});

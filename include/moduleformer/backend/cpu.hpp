@@ -14,12 +14,18 @@
 #include <moduleformer/backend/cpu/memory.hpp>
 #include <moduleformer/backend/cpu/norm.hpp>
 #include <moduleformer/backend/cpu/routing.hpp>
+#include <moduleformer/backend/cpu/routing_sums.hpp>
+#include <moduleformer/backend/cpu/stick_breaking.hpp>
+#include <moduleformer/backend/cpu/stick_breaking_backward.hpp>
+#include <moduleformer/backend/cpu/stick_breaking_weights.hpp>
+#include <moduleformer/backend/cpu/top_k.hpp>
 #include <moduleformer/backend/cpu/update.hpp>
 
 namespace moduleformer {
 
 static_assert(concepts::Memory<Cpu<float>> && concepts::Dense<Cpu<float>> && concepts::Experts<Cpu<float>>);
 static_assert(concepts::Elementwise<Cpu<float>> && concepts::Normalisation<Cpu<float>> && concepts::Tokens<Cpu<float>>);
-static_assert(concepts::Update<Cpu<float>> && concepts::Update<Cpu<double>>);
+static_assert(concepts::Routing<Cpu<float>> && concepts::Attention<Cpu<float>> && concepts::Update<Cpu<float>>);
+static_assert(Backend<Cpu<float>> && Backend<Cpu<double>>);
 
 }  // namespace moduleformer

@@ -11,6 +11,7 @@
 #include <moduleformer/core/policy.hpp>
 
 #include <cmath>
+#include <concepts>
 #include <string_view>
 
 namespace moduleformer {
@@ -93,11 +94,13 @@ struct RouterZLoss {
   }
 };
 
-/// L = E sum_e p(e) f(e) + z_weight * router-z, f(e) the share of the N*K slots; uniform routing gives
-/// exactly 1. The published `switch` option has z_weight 0.1; 0 is the loss of the Switch Transformer.
-struct SwitchLoss {
+/// L = E sum_e p(e) f(e) + z_weight * router-z, f(e) the share of the N*K slots, rounded to Share; uniform
+/// routing gives 1. The published `switch` option has z_weight 0.1 and shares in float, whatever the model
+/// computes in; z_weight 0 is the loss of the Switch Transformer.
+template <class Share>
+struct BasicSwitchLoss {
   using Role = role::RoutingLoss;
-  static constexpr std::string_view name = "switch";
+  static constexpr std::string_view name = std::same_as<Share, float> ? "switch" : "switch_exact";
   double z_weight = 0.1;
 
   template <class Self, class Visitor>
@@ -108,21 +111,25 @@ struct SwitchLoss {
   [[nodiscard]] MODULEFORMER_HOST_DEVICE double value(RoutingStatistics const& sums) const {
     if (sums.tokens == 0) return 0;
     double product = 0;
-    for (Index e = 0; e < sums.experts(); ++e) product += sums.probability_sum[e] * sums.count[e];
+    for (Index e = 0; e < sums.experts(); ++e) product += sums.probability_sum[e] * share(sums, e);
     return product * scale(sums) + z_weight * RouterZLoss{}.value(sums);
   }
   MODULEFORMER_HOST_DEVICE void gradient(RoutingStatistics const& sums, double weight, RoutingGradient& gradient) const {
     if (sums.tokens == 0) return;
-    for (Index e = 0; e < sums.experts(); ++e) gradient.probability_sum[e] += weight * scale(sums) * sums.count[e];
+    for (Index e = 0; e < sums.experts(); ++e) gradient.probability_sum[e] += weight * scale(sums) * share(sums, e);
     RouterZLoss{}.gradient(sums, weight * z_weight, gradient);
   }
 
  private:
   MODULEFORMER_HOST_DEVICE static double scale(RoutingStatistics const& sums) {
-    double const n = static_cast<double>(sums.tokens);
-    return static_cast<double>(sums.experts()) / (n * n * static_cast<double>(sums.top_k));
+    return static_cast<double>(sums.experts()) / static_cast<double>(sums.tokens);
+  }
+  MODULEFORMER_HOST_DEVICE static double share(RoutingStatistics const& sums, Index e) {
+    return static_cast<Share>(sums.count[e]) / static_cast<Share>(sums.tokens * sums.top_k);
   }
 };
+using SwitchLoss = BasicSwitchLoss<float>;
+using ExactSwitchLoss = BasicSwitchLoss<double>;
 
 /// L = Var(G) / Mean(G)^2 over experts, G_e the summed gates, unbiased variance; 0 for one expert.
 struct ImportanceLoss {

@@ -77,4 +77,18 @@ void scatter_rows(Cpu<S>& backend, Arg<Matrix<S const>> x, Arg<Vector<std::int32
   });
 }
 
+/// Each sequence's new rows, x[query_begin, ...), to the end of its rows of a cache. Rows have one width.
+template <Real S>
+void append_rows(Cpu<S>&, Arg<Vector<Sequence const>> sequences, Arg<Matrix<S const>> x, Arg<Matrix<S>> cache) {
+  Index const width = x.extent(1);
+  expects(cache.extent(1) == width, "append_rows: expected a cache of width ", width, ", found ", cache.extent(1));
+  for (Sequence const& s : sequences) {
+    expects(s.query_begin + s.query_count <= x.extent(0) && s.key_begin + s.key_count <= cache.extent(0) &&
+                s.query_count <= s.key_count,
+            "append_rows: a sequence lies outside of its ", x.extent(0), " new rows or the cache's ", cache.extent(0));
+    std::copy_n(x.data() + s.query_begin * width, s.query_count * width,
+                cache.data() + (s.key_begin + s.key_count - s.query_count) * width);
+  }
+}
+
 }  // namespace moduleformer
