@@ -28,8 +28,9 @@ struct Routed {
 template <class S>
 Routed<S> route(Cpu<S>& backend, Array<S, 2> const& logits, Index top) {
   Index const tokens = logits.view().extent(0), experts = logits.view().extent(1);
-  Routed<S> r{Array<S, 2>(tokens, experts), Array<S, 2>(tokens, top), Array<S, 1>(tokens), Array<ExpertId, 2>(tokens, top),
-              Array<double, 1>(experts),    Array<double, 1>(experts), Array<double, 1>(experts)};
+  Routed<S> r{Array<S, 2>(tokens, experts),    Array<S, 2>(tokens, top),  Array<S, 1>(tokens),
+              Array<ExpertId, 2>(tokens, top), Array<double, 1>(experts), Array<double, 1>(experts),
+              Array<double, 1>(experts)};
   softmax(backend, logits.view(), r.probs.view(), r.lse.view());
   top_k(backend, logits.view(), r.ids.view());
   gather_columns(backend, r.probs.view(), r.ids.view(), r.gates.view());

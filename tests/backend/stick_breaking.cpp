@@ -18,9 +18,6 @@ using Scalars = std::tuple<float, double>;
 template <class S>
 constexpr double tolerance = sizeof(S) == 4 ? 2e-6 : 1e-13;
 
-std::vector<double> sticks(std::vector<float> logs) { return {logs.begin(), logs.end()}; }
-std::vector<double> sticks(std::vector<double> logs) { return logs; }
-
 }  // namespace
 
 BOOST_AUTO_TEST_SUITE(backend_stick_breaking)
@@ -37,7 +34,8 @@ BOOST_AUTO_TEST_CASE_TEMPLATE(definition, S, Scalars) {
       BOOST_TEST_CONTEXT("tokens " << c.query_tokens << " keys " << c.keys << " size " << c.extents.head_size
                                    << " inclusive " << variant.inclusive << " remainder " << variant.keep_remainder) {
         BOOST_TEST(relative_error(out.y.values(), expected.y.values()) < tolerance<S>);
-        BOOST_TEST(relative_error(sticks(out.log_stick.values()), expected.log_stick.values()) < (sizeof(S) == 4 ? 1e-5 : 1e-13));
+        double const log_tolerance = sizeof(S) == 4 ? 1e-5 : 1e-13;  // sticks near the smallest float
+        BOOST_TEST(relative_error(out.log_stick.values(), expected.log_stick.values()) < log_tolerance);
       }
     }
 }

@@ -24,7 +24,8 @@ BOOST_AUTO_TEST_SUITE(backend_stick_breaking_backward)
 
 BOOST_AUTO_TEST_CASE(differences) {
   mf::Cpu<double> backend{2};
-  for (auto const& c : {mf::test::single(5, 5, 2, 3, 1), mf::test::single(3, 70, 1, 2, 2), mf::test::single(13, 17, 1, 4, 3)})
+  using mf::test::single;
+  for (auto const& c : {single(5, 5, 2, 3, 1), single(3, 70, 1, 2, 2), single(13, 17, 1, 4, 3)})
     for (auto const variant : mf::test::variants) {
       auto in = mf::test::random_inputs(c, 21, -0.5);
       mf::test::AttentionOutputs<double> out(c), scratch(c);

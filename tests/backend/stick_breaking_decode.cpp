@@ -92,7 +92,8 @@ BOOST_AUTO_TEST_CASE(segments_combine) {
 
 // Many prompts of different length, one new token each: every sequence as if it were alone.
 BOOST_AUTO_TEST_CASE(batches_of_caches) {
-  mf::test::AttentionCase batch{{2, 8, 2, 0}, {{0, 1, 0, 1}, {1, 1, 1, 64}, {2, 1, 65, 65}, {3, 1, 130, 3000}}, 4, 3130};
+  mf::test::AttentionCase batch{
+      {2, 8, 2, 0}, {{0, 1, 0, 1}, {1, 1, 1, 64}, {2, 1, 65, 65}, {3, 1, 130, 3000}}, 4, 3130};
   auto const in = mf::test::random_inputs(batch, 34);
   mf::Cpu<double> backend{2};
   mf::test::AttentionOutputs<double> together(batch);

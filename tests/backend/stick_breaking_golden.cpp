@@ -58,7 +58,8 @@ struct Golden {
   std::vector<double> narrowed(Array<S, 2> const& wide, double factor) const {
     std::vector<double> values;
     for (std::size_t i = 0; i < wide.values().size(); ++i)
-      if (static_cast<mf::Index>(i) % (size + 1) != size) values.push_back(static_cast<double>(wide.values()[i]) * factor);
+      if (static_cast<mf::Index>(i) % (size + 1) != size)
+        values.push_back(static_cast<double>(wide.values()[i]) * factor);
     return values;
   }
 };

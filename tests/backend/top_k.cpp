@@ -146,8 +146,8 @@ BOOST_AUTO_TEST_CASE(sort_is_stable_and_complete) {
       std::stable_sort(expected.begin(), expected.end(), [&](auto a, auto b) { return expert(a) < expert(b); });
       BOOST_TEST((order.values() == expected));
       for (mf::Index e = 0; e <= experts; ++e) {
-        auto const before = std::count_if(expert.values().begin(), expert.values().end(), [&](auto id) { return id < e; });
-        BOOST_TEST(offsets(e) == before);
+        auto const earlier = [&](mf::ExpertId id) { return id < e; };
+        BOOST_TEST(offsets(e) == std::count_if(expert.values().begin(), expert.values().end(), earlier));
       }
     }
 }

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 // Stick-breaking attention, forward (arXiv 2306.04640 section 2.2):
-//   y_i = sum_j a_ij v_j (+ r_i v_i),  a_ij = sigmoid(l_ij) prod_{j<m<=i} (1 - sigmoid(l_im)),  l_ij = q_i.k_j / sqrt(d)
+//   y_i = sum_j a_ij v_j (+ r_i v_i),  a_ij = sigmoid(l_ij) prod_{j<m<=i} (1 - sigmoid(l_im)),
+//   l_ij = q_i.k_j / sqrt(d)
 // A tile of query rows walks over blocks of keys, newest first: scores = K_b Q^T, scan, y += weights V_b, and
 // stops when the stick of every row is below stop_below. No buffer is larger than a tile times a block.
 // A few rows over many keys go to stick_breaking_decode.hpp.
@@ -64,8 +65,8 @@ void forward_tile(ForwardCall<S> const& call, Sequence const& sequence, Index he
   while (end > 0) {
     KeyBlock const block = tile.block_before<S>(end, 0);
     Index const first = block.first, count = columns - first;
-    copy_padded(block.count, d, keys + block.begin * stride, stride, S(1), scratch.key, scratch.key_stride, block.count);
-    copy_padded(block.count, d, values + block.begin * stride, stride, S(1), scratch.value, width, block.count);
+    copy_block(block, d, keys, stride, scratch.key, scratch.key_stride);
+    copy_block(block, d, values, stride, scratch.value, width);
     block_product<Operand::plain, Store::overwrite>(block.count, count, width, scratch.key, scratch.key_stride,
                                                     scratch.query_transposed + first, columns, scratch.scores + first,
                                                     columns);
@@ -118,7 +119,9 @@ void stick_breaking_forward(Cpu<S>& backend, StickBreakingVariant variant, Atten
 
   detail::ForwardCall<S> const call{variant, extents, q, k, v, y, log_stick, stop};
   Scope const scope{backend.workspace()};
-  auto const is_narrow = [&](Sequence const& s) { return s.query_count * extents.rows_per_token <= detail::narrow_tile; };
+  auto const is_narrow = [&](Sequence const& s) {
+    return s.query_count * extents.rows_per_token <= detail::narrow_tile;
+  };
   Index count = 0, narrow = 0;
   for (Sequence const& s : sequences) {
     if (is_narrow(s)) ++narrow;

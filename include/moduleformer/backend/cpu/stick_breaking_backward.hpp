@@ -117,7 +117,7 @@ void backward_tile(BackwardCall<S> const& call, Sequence const& sequence, Index 
     KeyBlock const block = tile.block_before<S>(end, lowest);
     scratch.blocks[count] = block;
     S* const exponential = scratch.exponential + (block.begin - lowest) * columns;
-    copy_padded(block.count, d, keys + block.begin * stride, stride, S(1), scratch.key, key_stride, block.count);
+    copy_block(block, d, keys, stride, scratch.key, key_stride);
     block_product<Operand::plain, Store::overwrite>(block.count, columns - block.first, width, scratch.key, key_stride,
                                                     scratch.query_transposed + block.first, columns,
                                                     exponential + block.first, columns);
@@ -127,11 +127,12 @@ void backward_tile(BackwardCall<S> const& call, Sequence const& sequence, Index 
   }
 
   while (count-- > 0) {
-    auto const [begin, size, first] = scratch.blocks[count];
+    KeyBlock const block = scratch.blocks[count];
+    auto const [begin, size, first] = block;
     S const* const weight = scratch.weight + (begin - lowest) * columns;
     Index const rows = columns - first;
-    copy_padded(size, d, keys + begin * stride, stride, S(1), scratch.key, key_stride, size);
-    copy_padded(size, d, values + begin * stride, stride, S(1), scratch.value, key_stride, size);
+    copy_block(block, d, keys, stride, scratch.key, key_stride);
+    copy_block(block, d, values, stride, scratch.value, key_stride);
     block_product<Operand::plain, Store::overwrite>(size, rows, width, scratch.value, key_stride,
                                                     scratch.output_transposed + first, columns, scratch.score + first,
                                                     columns);
@@ -209,7 +210,8 @@ void stick_breaking_backward(Cpu<S>& backend, StickBreakingVariant variant, Atte
   for (Sequence const& s : sequences) groups = std::max(groups, detail::gradient_groups<S>(extents, s.key_count));
   // Units whose sums are in memory together: some megabytes, and work for every thread.
   Index const bytes = 2 * longest * width * groups * static_cast<Index>(sizeof(S));
-  Index const wanted = std::max((Index{16} << 20) / std::max<Index>(1, bytes), (2 * backend.threads() + groups - 1) / groups);
+  Index const wanted =
+      std::max((Index{16} << 20) / std::max<Index>(1, bytes), (2 * backend.threads() + groups - 1) / groups);
   Index const wave = std::max<Index>(1, std::min(units, wanted));
 
   detail::BackwardCall<S> const call{variant, extents, dy, q, k, v, stop, dq};

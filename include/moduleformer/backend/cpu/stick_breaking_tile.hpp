@@ -92,6 +92,12 @@ void copy_padded(Index rows, Index width, S const* from, Index from_stride, S sc
   for (Index i = rows; i < padded_rows; ++i, to += to_stride) std::fill_n(to, padded<S>(width), S(0));
 }
 
+/// The block's rows of a head's keys or values.
+template <Real S>
+void copy_block(KeyBlock const& block, Index head_size, S const* from, Index from_stride, S* to, Index to_stride) {
+  copy_padded(block.count, head_size, from + block.begin * from_stride, from_stride, S(1), to, to_stride, block.count);
+}
+
 /// to (columns x rows) = from (rows x columns) transposed; both sizes are multiples of the vector length.
 template <Real S>
 void transpose(Index rows, Index columns, S const* from, Index from_stride, S* to, Index to_stride) {

@@ -49,16 +49,6 @@ inline void store(Lanes<S> value, S* to) {
   std::memcpy(to, &value, sizeof value);
 }
 
-/// The sum of the lanes, by halves.
-template <Real S>
-inline S sum_lanes(Lanes<S> value) {
-  S part[lanes<S>];
-  store<S>(value, part);
-  for (Index half = lanes<S> / 2; half > 0; half /= 2)
-    for (Index i = 0; i < half; ++i) part[i] += part[i + half];
-  return part[0];
-}
-
 /// a0 b0 a1 b1 ... of the lower (half = 0) or upper halves.
 template <Real S, int half, int... I>
 inline Lanes<S> interleave(Lanes<S> a, Lanes<S> b, std::integer_sequence<int, I...>) {
