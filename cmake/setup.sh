@@ -29,7 +29,6 @@ file_of libbenchmark-dev /usr/include/benchmark/benchmark.h /usr/local/include/b
 file_of libopenblas-dev /usr/lib/*/libopenblas.so /usr/lib/libopenblas.so /usr/lib64/libopenblas.so /usr/local/lib/libopenblas.so
 if [ "${1-}" = --full ]; then
   command_of clang-16 clang++-16
-  command_of strace strace
   file_of libomp-16-dev /usr/lib/llvm-16/lib/libarcher.so
   file_of libclang-rt-16-dev /usr/lib/llvm-16/lib/clang/16/lib/linux/libclang_rt.tsan-*.a
   file_of llvm-16 /usr/lib/llvm-16/bin/llvm-symbolizer  # readable stacks in sanitizer reports

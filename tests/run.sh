@@ -1,8 +1,8 @@
 #!/bin/sh
 # SPDX-License-Identifier: MIT
 # sh tests/run.sh [--full]: installs what is missing (Debian), configures, builds, runs every test, and
-# prints the seconds of each part; the last line is ctest's summary. --full adds the tests that kill a
-# process, clang 16, and the address, undefined-behaviour and thread sanitizers. JOBS: how many at once.
+# prints the seconds of each part; the last line is ctest's summary. --full adds clang 16 and the address,
+# undefined-behaviour and thread sanitizers. JOBS: how many at once.
 set -u
 cd "$(dirname "$0")/.." || exit 1
 
@@ -59,7 +59,6 @@ preset() {
 part setup sh cmake/setup.sh $full
 preset release
 if [ -n "$full" ]; then
-  part "release: kill tests" run_tests kill
   preset clang
   preset asan
   preset tsan

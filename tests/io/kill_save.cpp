@@ -2,6 +2,7 @@
 // A process that replaces a folder is killed before and after each of its system calls in turn. Whatever
 // the moment, the folder is the old one or the new one, never neither or mixed, the user's own files
 // are there, and the next save works and leaves nothing behind.
+// ctest labels: kill uninstrumented
 
 #if defined(__linux__)
 
