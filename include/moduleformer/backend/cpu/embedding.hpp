@@ -2,6 +2,7 @@
 #pragma once
 // Rows by number: the embedding table and its gradient, and gathering and scattering chosen rows.
 
+#include <moduleformer/backend/arguments.hpp>
 #include <moduleformer/backend/cpu/linear.hpp>
 #include <moduleformer/backend/cpu/parallel.hpp>
 #include <moduleformer/core/error.hpp>

@@ -1,0 +1,82 @@
+// SPDX-License-Identifier: MIT
+// AdamW against its formula over several steps, and the squared norm.
+
+#include "primitives.hpp"
+
+#include <moduleformer/backend/cpu/update.hpp>
+
+#include <boost/test/unit_test.hpp>
+
+#include <tuple>
+
+namespace mf = moduleformer;
+using mf::Index;
+using mf::test::random_array;
+using mf::test::relative_error;
+using mf::test::tolerance;
+
+namespace {
+using Scalars = std::tuple<float, double>;
+}
+
+BOOST_AUTO_TEST_SUITE(backend_update)
+
+BOOST_AUTO_TEST_CASE_TEMPLATE(adamw_steps, S, Scalars) {
+  for (Index const size : {1, 17, 16384, 16385}) {
+    mf::AdamWStep step{.learning_rate = 3e-3, .beta1 = 0.9, .beta2 = 0.95, .epsilon = 1e-8, .weight_decay = 0.1,
+                       .gradient_scale = 0.7, .step = 1};
+    auto const start = random_array<S>(1, size);
+    auto const found = mf::test::run<S>([&](mf::Cpu<S>& backend) {
+      auto w = start;
+      mf::test::Array<S, 1> m(size), v(size);
+      for (Index t = 1; t <= 3; ++t) {
+        step.step = t;
+        auto const g = random_array<S>(static_cast<std::uint64_t>(10 + t), size);
+        adamw(backend, step, g.view(), w.view(), m.view(), v.view());
+      }
+      auto all = w.values();
+      all.insert(all.end(), m.values().begin(), m.values().end());
+      all.insert(all.end(), v.values().begin(), v.values().end());
+      return all;
+    });
+    auto const n = static_cast<std::size_t>(size);
+    std::vector<double> w(start.values().begin(), start.values().end()), m(n), v(n);
+    for (int t = 1; t <= 3; ++t) {
+      auto const g = random_array<S>(static_cast<std::uint64_t>(10 + t), size);
+      for (std::size_t i = 0; i < n; ++i) {
+        double const slope = step.gradient_scale * static_cast<double>(g.values()[i]);
+        m[i] = step.beta1 * m[i] + (1 - step.beta1) * slope;
+        v[i] = step.beta2 * v[i] + (1 - step.beta2) * slope * slope;
+        double const unbiased = m[i] / (1 - std::pow(step.beta1, t)), square = v[i] / (1 - std::pow(step.beta2, t));
+        w[i] -= step.learning_rate * (unbiased / (std::sqrt(square) + step.epsilon) + step.weight_decay * w[i]);
+      }
+    }
+    auto const part = [&](std::size_t k) {
+      auto const from = found.begin() + static_cast<std::ptrdiff_t>(k * n);
+      return std::vector<S>(from, from + size);
+    };
+    BOOST_TEST(relative_error(part(0), w) < tolerance<S>);
+    BOOST_TEST(relative_error(part(1), m) < tolerance<S>);
+    BOOST_TEST(relative_error(part(2), v) < tolerance<S>);
+  }
+}
+
+BOOST_AUTO_TEST_CASE(steps_count_from_one) {
+  mf::Cpu<float> backend{1};
+  auto x = random_array<float>(1, 3);
+  BOOST_CHECK_THROW(adamw(backend, {.step = 0}, x.view(), x.view(), x.view(), x.view()), mf::Error);
+}
+
+BOOST_AUTO_TEST_CASE_TEMPLATE(norm_squared, S, Scalars) {
+  for (Index const size : {0, 1, 4095, 4096, 4097, 20000}) {
+    auto const x = random_array<S>(1, size);
+    double expected = 0;
+    for (S const value : x.values()) expected += static_cast<double>(value) * static_cast<double>(value);
+    mf::Cpu<S> one{1}, three{3};
+    double const found = squared_norm(one, x.view());
+    BOOST_TEST(std::abs(found - expected) <= 1e-13 * expected);
+    BOOST_TEST(squared_norm(three, x.view()) == found);
+  }
+}
+
+BOOST_AUTO_TEST_SUITE_END()
