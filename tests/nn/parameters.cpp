@@ -49,7 +49,7 @@ BOOST_AUTO_TEST_CASE(mapped_values_cannot_be_written) {
   mf::ParameterStorage<Double> storage(table, {file->data(), nullptr}, file);
   BOOST_TEST(storage.place(0) == file->data());
   BOOST_TEST(!storage.owns(0));
-  BOOST_CHECK_THROW(storage.writable(table, 0), mf::Error);
+  BOOST_CHECK_THROW((void)storage.writable(table, 0), mf::Error);
   BOOST_TEST(storage.writable(table, 1) == storage.place(1));
   BOOST_CHECK_THROW((mf::ParameterStorage<Double>(table, {nullptr}, nullptr)), mf::Error);
 }
@@ -64,7 +64,7 @@ BOOST_AUTO_TEST_CASE(impossible_sizes_are_refused) {
 }
 
 BOOST_AUTO_TEST_CASE(layer_norm_gradients) {
-  for (auto const [n, d] : {std::pair<Index, Index>{1, 2}, {3, 7}, {65, 33}}) {
+  for (auto const& [n, d] : {std::pair<Index, Index>{1, 2}, {3, 7}, {65, 33}}) {
     LayerUnderTest<NormAlone> test({d}, 0.9, 3);
     auto x = random_values(n * d, 1);
     auto const weights = random_values(n * d, 2);
