@@ -1,0 +1,88 @@
+// SPDX-License-Identifier: MIT
+// moduleformer eval: how well a language model predicts a text, and how its routers spread the tokens.
+#include "baselines.hpp"
+#include "command.hpp"
+#include "models.hpp"
+#include "report.hpp"
+#include "text.hpp"
+#include "train_options.hpp"
+
+#include <moduleformer/io/checkpoint.hpp>
+#include <moduleformer/training/evaluation.hpp>
+
+#include <fmt/core.h>
+
+#include <filesystem>
+#include <memory>
+
+namespace cli {
+namespace {
+
+namespace mf = moduleformer;
+using Model = LanguageModel<float>;
+
+struct Eval {
+  std::string model, svg;
+  DataOptions data;
+  double held_out = 1;
+  mf::Index rows = 8, window = 0;
+  int threads = 0;
+
+  explicit Eval(CLI::App& command) {
+    command.add_option("--model", model, "folder of the model")->required()->type_name("DIR");
+    add_data_options(command, data);
+    command.add_option("--held-out", held_out, "fraction of each document, its tail, that is scored; if below 1, a unigram and a\n"
+                                               "trigram model of the rest are scored too")
+        ->capture_default_str()
+        ->check(CLI::Range(0.0, 1.0))
+        ->type_name("NUMBER");
+    command.add_option("--window", window, "tokens of a window; every token is predicted once, from those before it in its window;\n"
+                                           "0: as in training, or 512")
+        ->capture_default_str()
+        ->check(CLI::NonNegativeNumber)
+        ->type_name("INTEGER");
+    command.add_option("--rows", rows, "windows at a time")->capture_default_str()->check(CLI::PositiveNumber)->type_name("INTEGER");
+    command.add_option("--svg", svg, "draw the routers' use into this file")->type_name("FILE");
+    command.add_option("--threads", threads, "threads, 0 for all")->capture_default_str()->check(CLI::NonNegativeNumber)->type_name("INTEGER");
+  }
+
+  /// Of the run that made the model, if it is stored there.
+  [[nodiscard]] mf::Index trained_window(Model const& loaded) const {
+    if (!std::filesystem::exists(std::filesystem::path(model) / (std::string(TrainOptions::file_stem) + ".safetensors"))) return 512;
+    TrainOptions options;
+    mf::load_state(model, loaded, options);
+    return options.window;
+  }
+
+  int run() {
+    auto const loaded = mf::load<Model>(model);
+    if (data.ids.empty()) expect_text_model(loaded.config(), model);
+    mf::BatchOptions const options{.rows = rows,
+                                   .tokens = window > 0 ? window : trained_window(loaded),
+                                   .held_out = held_out,
+                                   .eos = data.ids.empty() && has_end_mark(loaded.config())};
+    Data const read = read_data(data, options);
+    mf::Session session{loaded, {.threads = threads}};
+    bool const is_text = is_text_model(loaded.config());
+    std::visit(
+        [&](auto const& batches) {
+          auto const evaluation = mf::evaluate(loaded, session, batches.held_out());
+          print_score(evaluation, is_text);
+          if (held_out < 1) print_baselines(fit_baselines(batches.documents(), loaded.config().vocab_size), is_text);
+          print_routers(evaluation);
+          if (!svg.empty()) draw_routers(evaluation, fmt::format("{}: how each router spread {} tokens", model, evaluation.tokens), svg);
+        },
+        read);
+    return success;
+  }
+};
+
+}  // namespace
+
+Command eval_command(CLI::App& app) {
+  auto* const command = app.add_subcommand("eval", "Score a text under a model: bits per byte, perplexity; load and entropies of each router.");
+  auto const eval = std::make_shared<Eval>(*command);
+  return {command, [eval] { return eval->run(); }};
+}
+
+}  // namespace cli

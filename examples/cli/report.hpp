@@ -1,0 +1,23 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+// What an evaluation found, as text on stdout and as a drawing.
+
+#include "baselines.hpp"
+
+#include <moduleformer/training/evaluation.hpp>
+
+#include <string>
+
+namespace cli {
+
+/// Bits per byte (text) or per token, perplexity, tokens.
+void print_score(moduleformer::Evaluation const& evaluation, bool is_text);
+void print_baselines(Baselines const& baselines, bool is_text);
+
+/// A table: each router's entropies, and the share of its slots that each expert got.
+void print_routers(moduleformer::Evaluation const& evaluation);
+
+/// The same shares as bars, one row per router, in an SVG file. Throws Error if it cannot be written.
+void draw_routers(moduleformer::Evaluation const& evaluation, std::string const& title, std::string const& file);
+
+}  // namespace cli

@@ -1,0 +1,214 @@
+// SPDX-License-Identifier: MIT
+// moduleformer train: a new model from text, or the rest of a stopped run.
+#include "baselines.hpp"
+#include "command.hpp"
+#include "interrupt.hpp"
+#include "models.hpp"
+#include "progress.hpp"
+#include "report.hpp"
+#include "text.hpp"
+#include "train_options.hpp"
+
+#include <moduleformer/io/checkpoint.hpp>
+#include <moduleformer/model/count.hpp>
+#include <moduleformer/training/evaluation.hpp>
+#include <moduleformer/training/trainer.hpp>
+
+#include <fmt/core.h>
+
+#include <unistd.h>
+
+#include <algorithm>
+#include <filesystem>
+#include <memory>
+#include <set>
+#include <utility>
+
+namespace cli {
+namespace {
+
+namespace mf = moduleformer;
+using Model = LanguageModel<float>;
+using Trainer = mf::Trainer<Model, mf::AnySchedule>;
+
+/// What must not change while a run is stopped, stored beside it.
+struct DataState {
+  static constexpr std::string_view file_stem = "data";
+  Data const* data;
+
+  template <class Self, class Visitor>
+  static void visit(Self& self, Visitor&& visit) {
+    std::visit([&](auto const& batches) { std::decay_t<decltype(batches)>::visit(batches, visit); }, *self.data);
+  }
+};
+
+class Train {
+ public:
+  explicit Train(CLI::App& command);
+  int run();
+
+ private:
+  [[nodiscard]] Model start_model();
+  [[nodiscard]] Model resume_model();
+  void take_stored(TrainOptions stored);
+  void check_out_folder() const;
+  int train(Model& model, Data const& data);
+  void evaluate(Model const& model, Data const& data) const;
+
+  TrainOptions options_;
+  std::map<std::string, CLI::Option*, std::less<>> given_;
+  DataOptions data_options_;
+  std::string out_;
+  bool resume_ = false, overwrite_ = false, no_eval_ = false;
+  bool other_numbers_ = false;  // a resumed run's optimizer or schedule was changed
+  mf::Index save_every_ = 0;
+  int threads_ = 0;
+};
+
+Train::Train(CLI::App& command) {
+  add_data_options(command, data_options_);
+  command.add_option("--out", out_, "folder for the model; what --resume needs stands there too")->required()->type_name("DIR");
+  command.add_flag("--resume", resume_, "go on with the stopped run in DIR: with the same data, and the options it was started\n"
+                                        "with; --steps and the optimizer's may be given anew");
+  command.add_flag("--overwrite", overwrite_, "replace a model that stands in DIR");
+  command.add_option("--save-every", save_every_, "save after each so many steps; 0: at the end and when interrupted")
+      ->capture_default_str()
+      ->check(CLI::NonNegativeNumber)
+      ->type_name("INTEGER");
+  command.add_flag("--no-eval", no_eval_, "do not score the held-out text at the end");
+  command.add_option("--threads", threads_, "threads, 0 for all")->capture_default_str()->check(CLI::NonNegativeNumber)->type_name("INTEGER");
+  given_ = add_train_options(command, options_);
+}
+
+int Train::run() {
+  if (resume_ && overwrite_) throw UsageError("--resume and --overwrite exclude each other");
+  if (options_.steps < 1 || options_.accumulate < 1) throw UsageError("--steps and --accumulate: expected a positive number");
+  check_out_folder();
+  Model model = resume_ ? resume_model() : start_model();
+  if (data_options_.ids.empty()) expect_text_model(model.config(), "the model");
+  Data const data = read_data(data_options_, options_.batches());
+  return train(model, data);
+}
+
+Model Train::start_model() {
+  if (options_.eos && !data_options_.ids.empty()) throw UsageError("--eos is for text, not for --tokens");
+  if (options_.eos && given_.at("vocab")->count() > 0 && options_.vocab != 257)
+    throw UsageError("--eos makes the vocabulary 257");
+  auto const policies = options_.policies();
+  mf::Config config = options_.config();
+  // A linear router has no hidden layer; a number there would only look as if it meant something.
+  if (options_.router == "linear") config.router_hidden_size = 0;
+  try {
+    config.check();
+    options_.settings().check(std::min(options_.attention_top_k, options_.ffn_top_k));
+    options_.optimizer().check();
+    options_.rates().check();
+  } catch (mf::Error const& error) {
+    throw UsageError(error.what());
+  }
+  return Model::random(options_.seed, config, options_.settings(), policies);
+}
+
+Model Train::resume_model() {
+  auto model = mf::load<Model>(out_, {.map = false});
+  TrainOptions stored;
+  mf::load_state(out_, model, stored);
+  take_stored(stored);
+  model.policies().checkpointing.recompute_blocks = options_.recompute;
+  return model;
+}
+
+/// Options that were not given are the stored ones; most of the others must agree.
+void Train::take_stored(TrainOptions stored) {
+  std::set<std::string_view> const changeable{"steps", "schedule", "rate", "warmup", "decay", "floor", "weight-decay",
+                                              "beta1", "beta2", "epsilon", "clip", "recompute"};
+  TrainOptions::visit(stored, [&]<class T>(std::string const& name, T& value) {
+    if (given_.at(name)->count() == 0) return;
+    TrainOptions::visit(options_, [&]<class U>(std::string const& other, U const& wanted) {
+      if constexpr (std::same_as<T, U>) {
+        if (other != name || wanted == value) return;
+        if (!changeable.contains(name))
+          throw UsageError(fmt::format("--{} {}: the run in {} has {}, which cannot change", name, wanted, out_, value));
+        value = wanted;
+        other_numbers_ = true;
+      }
+    });
+  });
+  options_ = stored;
+}
+
+/// Finds out before the training what would otherwise stop the save after it.
+void Train::check_out_folder() const {
+  namespace fs = std::filesystem;
+  bool const has_model = fs::exists(fs::path(out_) / "config.json");
+  if (has_model && !resume_ && !overwrite_)
+    throw UsageError(fmt::format("{} holds a model; --resume goes on with its run, --overwrite replaces it", out_));
+  mf::expects(!fs::exists(out_) || fs::is_directory(out_), out_, ": expected a folder, found a file");
+  fs::path const parent = fs::absolute(out_).lexically_normal().parent_path();
+  mf::expects(fs::is_directory(parent), out_, ": the folder ", parent, " does not exist");
+  // Saving makes a folder beside the old one.
+  fs::path const probe = fs::path(out_).lexically_normal().string() + fmt::format(".probe-{}", getpid());
+  std::error_code error;
+  fs::create_directory(probe, error);
+  mf::expects(!error, out_, ": cannot be saved, ", parent, " is not writable: ", error.message());
+  fs::remove(probe, error);
+}
+
+int Train::train(Model& model, Data const& data) {
+  Trainer trainer(model, options_.optimizer(), options_.rates(),
+                  {.threads = threads_, .seed = options_.seed, .accept_other_numbers = other_numbers_});
+  DataState data_state{.data = &data};
+  if (resume_) {
+    mf::load_state(out_, model, data_state);
+    mf::load_state(out_, model, trainer);
+  }
+  mf::Counts const counts = mf::count(model.config(), model.policies(), model.outputs());
+  fmt::print(stderr, "{} parameters, {} active per token; {} steps of {} tokens\n", counts.parameters, counts.active_parameters,
+             options_.steps, options_.rows * options_.window * options_.accumulate);
+  if (trainer.steps() >= options_.steps)
+    fmt::print(stderr, "the run in {} has {} of {} steps already; --steps makes it longer\n", out_, trainer.steps(), options_.steps);
+
+  auto const save = [&] { mf::save(model, out_, {}, trainer, options_, data_state); };
+  int signal = 0;
+  {
+    InterruptGuard const interrupt;
+    Progress progress(trainer.steps(), options_.steps);
+    std::vector<mf::Batch> batches(static_cast<std::size_t>(options_.accumulate));
+    while (trainer.steps() < options_.steps && interrupt.signal() == 0) {
+      for (mf::Index i = 0; i < options_.accumulate; ++i)
+        std::visit([&](auto const& from) { from.read(trainer.steps() * options_.accumulate + i, batches[static_cast<std::size_t>(i)]); },
+                   data);
+      progress.show(trainer.step(batches));
+      if (save_every_ > 0 && trainer.steps() % save_every_ == 0 && trainer.steps() < options_.steps) save();
+    }
+    signal = interrupt.signal();
+    save();
+  }
+  if (signal != 0 && trainer.steps() < options_.steps) {
+    fmt::print(stderr, "interrupted after step {} of {}; saved in {}, --resume goes on\n", trainer.steps(), options_.steps, out_);
+    return 128 + signal;
+  }
+  fmt::print("saved {} after {} steps\n", out_, trainer.steps());
+  if (!no_eval_ && options_.held_out > 0) evaluate(model, data);
+  return success;
+}
+
+void Train::evaluate(Model const& model, Data const& data) const {
+  mf::Session session{model, {.threads = threads_}};
+  std::visit(
+      [&](auto const& batches) {
+        print_score(mf::evaluate(model, session, batches.held_out()), is_text_model(model.config()));
+        print_baselines(fit_baselines(batches.documents(), model.config().vocab_size), is_text_model(model.config()));
+      },
+      data);
+}
+
+}  // namespace
+
+Command train_command(CLI::App& app) {
+  auto* const command = app.add_subcommand("train", "Train a new model on text, or go on with a stopped run. Ctrl-C saves and exits with 130.");
+  auto const train = std::make_shared<Train>(*command);
+  return {command, [train] { return train->run(); }};
+}
+
+}  // namespace cli

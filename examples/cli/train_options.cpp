@@ -1,0 +1,203 @@
+// SPDX-License-Identifier: MIT
+#include "train_options.hpp"
+
+#include "command.hpp"
+
+#include <fmt/core.h>
+
+#include <sstream>
+#include <stdexcept>
+#include <utility>
+
+namespace cli {
+
+namespace mf = moduleformer;
+
+namespace {
+
+/// Group and help of each option.
+struct Help {
+  std::string_view group, text;
+};
+std::map<std::string_view, Help> const& helps() {
+  constexpr std::string_view sizes = "Sizes", policies = "Policies", settings = "Settings", data = "Batches",
+                             optimizer = "Optimizer and schedule";
+  static std::map<std::string_view, Help> const all{
+      {"vocab", {sizes, "vocabulary; 256 for text (257 with --eos), to be given with --tokens"}},
+      {"hidden", {sizes, "hidden size D"}},
+      {"layers", {sizes, "blocks"}},
+      {"router-hidden", {sizes, "hidden size of mlp and gmm routers"}},
+      {"attention-experts", {sizes, "attention experts of a layer"}},
+      {"attention-top-k", {sizes, "of these, chosen for a token"}},
+      {"heads", {sizes, "heads of an attention expert"}},
+      {"attention-hidden", {sizes, "attention hidden size; with one head and D, keys and values are shared"}},
+      {"ffn-experts", {sizes, "feed-forward experts of a layer"}},
+      {"ffn-top-k", {sizes, "of these, chosen for a token"}},
+      {"ffn-hidden", {sizes, "width of a feed-forward expert"}},
+      {"attention", {policies, "stick-breaking variant"}},
+      {"activation", {policies, "activation of feed-forward experts"}},
+      {"router", {policies, "router"}},
+      {"gating", {policies, "how a router's logits become gates"}},
+      {"norm", {policies, "norm"}},
+      {"routing-loss", {policies, "auxiliary loss of each router"}},
+      {"loss-numbers", {policies, "numbers of that loss, as KEY=VALUE,...: the weights of weighted_sum (mi=1,router_z=0.1), or\n"
+                                  "z_weight of switch"}},
+      {"aux-loss-weight", {settings, "weight of the routing losses in the total"}},
+      {"embedding-dropout", {settings, "dropout after the embedding"}},
+      {"residual-dropout", {settings, "dropout on residual branches"}},
+      {"router-dropout", {settings, "dropout inside mlp routers"}},
+      {"sampled-slots", {settings, "of the chosen experts, how many are drawn at random in training"}},
+      {"initializer-range", {settings, "standard deviation of initial weights"}},
+      {"rows", {data, "windows of a micro-batch"}},
+      {"window", {data, "tokens of a window"}},
+      {"steps", {data, "training steps of the whole run"}},
+      {"accumulate", {data, "micro-batches of a step"}},
+      {"held-out", {data, "fraction of each document, its tail, that is not trained on"}},
+      {"eos", {data, "id 256 begins and ends each document"}},
+      {"schedule", {optimizer, "learning-rate schedule"}},
+      {"rate", {optimizer, "learning rate"}},
+      {"warmup", {optimizer, "steps of linear warm-up"}},
+      {"decay", {optimizer, "last steps, in which stable_decay falls"}},
+      {"floor", {optimizer, "the schedule's last factor"}},
+      {"weight-decay", {optimizer, "weight decay of matrices"}},
+      {"beta1", {optimizer, "AdamW's decay of the first moment"}},
+      {"beta2", {optimizer, "AdamW's decay of the second moment"}},
+      {"epsilon", {optimizer, "AdamW's epsilon"}},
+      {"clip", {optimizer, "largest norm of a gradient, 0 for no clipping"}},
+      {"recompute", {optimizer, "compute blocks again in backward instead of keeping them"}},
+      {"seed", {optimizer, "of initial weights, windows, dropout"}},
+  };
+  return all;
+}
+
+/// Calls set("key", number) for each KEY=VALUE of a list.
+template <class Set>
+void parse_numbers(std::string const& list, Set const& set) {
+  std::istringstream stream(list);
+  for (std::string item; std::getline(stream, item, ',');) {
+    auto const equals = item.find('=');
+    std::size_t used = 0;
+    double value = 0;
+    try {
+      if (equals != std::string::npos) value = std::stod(item.substr(equals + 1), &used);
+    } catch (std::logic_error const&) {
+      used = 0;
+    }
+    if (used == 0 || equals + 1 + used != item.size())
+      throw UsageError(fmt::format("--loss-numbers: expected KEY=VALUE,..., found '{}'", item));
+    set(item.substr(0, equals), value);
+  }
+}
+
+/// Policies have names; whoever adds one to the library adds it here too.
+template <class Policies, class Options, class Visit>
+void with_policies(Policies& policies, Options& options, Visit&& visit) {
+  visit("attention", policies.attention, options.attention);
+  visit("activation", policies.activation, options.activation);
+  visit("router", policies.router, options.router);
+  visit("gating", policies.gating, options.gating);
+  visit("norm", policies.norm, options.norm);
+  visit("routing-loss", policies.routing_loss, options.routing_loss);
+}
+
+/// The names that an option may have; empty if it has no such list.
+std::vector<std::string> choices(std::string_view option) {
+  std::string names;
+  mf::dynamic_policies policies;
+  TrainOptions unused;
+  with_policies(policies, unused, [&](std::string_view name, auto const& policy, std::string const&) {
+    if (name == option) names = mf::policy_choices(policy);
+  });
+  if (option == "schedule") names = mf::policy_choices(mf::AnySchedule{});
+  std::vector<std::string> list;
+  for (std::size_t begin = 0; begin < names.size();) {
+    auto const end = std::min(names.find(", ", begin), names.size());
+    list.push_back(names.substr(begin, end - begin));
+    begin = end + 2;
+  }
+  return list;
+}
+
+}  // namespace
+
+TrainOptions::TrainOptions() {
+  mf::dynamic_policies const published;
+  with_policies(published, *this, [](std::string_view, auto const& policy, std::string& name) { name = mf::policy_name(policy); });
+  schedule = mf::policy_name(mf::AnySchedule{});
+}
+
+std::map<std::string, CLI::Option*, std::less<>> add_train_options(CLI::App& command, TrainOptions& options) {
+  std::map<std::string, CLI::Option*, std::less<>> all;
+  TrainOptions::visit(options, [&]<class T>(std::string const& name, T& value) {
+    auto const& help = helps().at(name);
+    CLI::Option* option = nullptr;
+    if constexpr (std::same_as<T, bool>) {
+      option = command.add_flag("--" + name, value, std::string(help.text));
+    } else {
+      option = command.add_option("--" + name, value, std::string(help.text))->capture_default_str();
+      if (auto const names = choices(name); !names.empty()) option->check(CLI::IsMember(names))->type_name("NAME");
+      else option->type_name(std::same_as<T, double> ? "NUMBER" : std::same_as<T, std::string> ? "TEXT" : "INTEGER");
+    }
+    option->group(std::string(help.group));
+    all.emplace(name, option);
+  });
+  return all;
+}
+
+mf::Config TrainOptions::config() const {
+  mf::Config config;
+  config.vocab_size = eos ? 257 : vocab;
+  config.hidden_size = hidden;
+  config.layers = layers;
+  config.router_hidden_size = router_hidden;
+  config.attention = {attention_experts, attention_top_k, heads, attention_hidden};
+  config.feed_forward = {ffn_experts, ffn_top_k, ffn_hidden};
+  if (eos) config.eos_token_id = mf::ByteBatches::eos_id;
+  return config;
+}
+
+mf::Settings TrainOptions::settings() const {
+  return {.aux_loss_weight = aux_loss_weight,
+          .embedding_dropout = embedding_dropout,
+          .residual_dropout = residual_dropout,
+          .router_dropout = router_dropout,
+          .sampled_slots = sampled_slots,
+          .initializer_range = initializer_range};
+}
+
+mf::dynamic_policies TrainOptions::policies() const {
+  mf::dynamic_policies chosen;
+  with_policies(chosen, *this, [](std::string_view option, auto& policy, std::string const& name) {
+    mf::expects(mf::choose_policy(policy, name), "--", option, ": expected one of ", mf::policy_choices(policy), ", found ", name);
+  });
+  parse_numbers(loss_numbers, [&](std::string const& key, double value) {
+    bool known = false;
+    mf::visit_policy_numbers(chosen.routing_loss, [&](std::string_view name, double& number) {
+      if (name == key) number = value;
+      known = known || name == key;
+    });
+    if (!known) throw UsageError(fmt::format("--loss-numbers: the routing loss {} has no number '{}'", routing_loss, key));
+  });
+  chosen.checkpointing.recompute_blocks = recompute;
+  return chosen;
+}
+
+mf::AdamW TrainOptions::optimizer() const {
+  return {.learning_rate = rate, .beta1 = beta1, .beta2 = beta2, .epsilon = epsilon, .weight_decay = weight_decay, .clip_norm = clip};
+}
+
+mf::AnySchedule TrainOptions::rates() const {
+  mf::AnySchedule chosen;
+  mf::expects(mf::choose_policy(chosen, schedule), "--schedule: expected one of ", mf::policy_choices(chosen), ", found ", schedule);
+  mf::visit_policy_numbers(chosen, [this]<class T>(std::string_view key, T& number) {
+    if constexpr (std::same_as<T, double>) number = floor;
+    else number = key == "total" ? steps : key == "warmup" ? warmup : decay;
+  });
+  return chosen;
+}
+
+mf::BatchOptions TrainOptions::batches() const {
+  return {.rows = rows, .tokens = window, .steps = steps * accumulate, .seed = seed, .held_out = held_out, .eos = eos};
+}
+
+}  // namespace cli
