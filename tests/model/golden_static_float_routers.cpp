@@ -1,0 +1,5 @@
+// SPDX-License-Identifier: MIT
+// Golden cases in float against static types: routers.
+#include "model/golden_static.hpp"
+
+BOOST_AUTO_TEST_CASE(golden) { moduleformer::test::check_static_routers<float>(); }
