@@ -1,0 +1,125 @@
+// SPDX-License-Identifier: MIT
+// A training step in steady state takes nothing from the system: malloc and operator new are replaced by
+// counting ones. (Under a sanitizer, which has its own malloc, operator new alone is counted.)
+
+#include "training/support.hpp"
+
+#include <boost/test/unit_test.hpp>
+
+#include <atomic>
+#include <cerrno>
+#include <cstdlib>
+#include <new>
+
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#define MODULEFORMER_TEST_SANITIZED 1
+#elif defined(__has_feature)
+#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer)
+#define MODULEFORMER_TEST_SANITIZED 1
+#endif
+#endif
+
+namespace {
+
+std::atomic<bool> counting{false};
+std::atomic<long> allocations{0};
+
+void count() noexcept {
+  if (counting.load(std::memory_order_relaxed)) allocations.fetch_add(1, std::memory_order_relaxed);
+}
+
+}  // namespace
+
+#if defined(__GLIBC__) && !defined(MODULEFORMER_TEST_SANITIZED)
+extern "C" {
+void* __libc_malloc(std::size_t);
+void* __libc_calloc(std::size_t, std::size_t);
+void* __libc_realloc(void*, std::size_t);
+void* __libc_memalign(std::size_t, std::size_t);
+
+void* malloc(std::size_t size) noexcept {
+  count();
+  return __libc_malloc(size);
+}
+void* calloc(std::size_t number, std::size_t size) noexcept {
+  count();
+  return __libc_calloc(number, size);
+}
+void* realloc(void* old, std::size_t size) noexcept {
+  count();
+  return __libc_realloc(old, size);
+}
+void* aligned_alloc(std::size_t alignment, std::size_t size) noexcept {
+  count();
+  return __libc_memalign(alignment, size);
+}
+int posix_memalign(void** place, std::size_t alignment, std::size_t size) noexcept {
+  count();
+  *place = __libc_memalign(alignment, size);
+  return *place == nullptr ? ENOMEM : 0;
+}
+}
+#else
+void* operator new(std::size_t size) {
+  count();
+  if (void* const place = std::malloc(size)) return place;
+  throw std::bad_alloc();
+}
+void* operator new(std::size_t size, std::align_val_t alignment) {
+  count();
+  auto const unit = static_cast<std::size_t>(alignment);
+  if (void* const place = std::aligned_alloc(unit, (size + unit - 1) / unit * unit)) return place;
+  throw std::bad_alloc();
+}
+void operator delete(void* place) noexcept { std::free(place); }
+void operator delete(void* place, std::size_t) noexcept { std::free(place); }
+void operator delete(void* place, std::align_val_t) noexcept { std::free(place); }
+void operator delete(void* place, std::size_t, std::align_val_t) noexcept { std::free(place); }
+#endif
+
+namespace mf = moduleformer;
+using namespace mf::test;
+using mf::Index;
+
+namespace {
+
+/// Allocations during steps 3 to 6, reading the batches included.
+template <class Model>
+long steady_state_allocations(Model model, int threads) {
+  mf::Trainer trainer{model, mf::AdamW{}, mf::WarmupCosine{.warmup = 2, .total = 8}, {.threads = threads}};
+  trainer.on_checkpoint(1, [](mf::StepReport const&) {});
+  auto const data = tiny_batches(6);
+  Index step = 0;
+  allocations = 0;
+  for (auto const& batch : data) {
+    counting = ++step >= 3;
+    trainer.step(batch);
+  }
+  counting = false;
+  return allocations;
+}
+
+}  // namespace
+
+BOOST_AUTO_TEST_CASE(allocations_are_counted) {
+  allocations = 0;
+  counting = true;
+  delete new int(1);
+  std::vector<double> const numbers(1000);
+  counting = false;
+  BOOST_TEST(allocations >= 2);
+  BOOST_TEST(numbers.size() == 1000);
+}
+
+BOOST_AUTO_TEST_CASE(steady_steps_allocate_nothing) {
+  for (int threads : {1, 2}) {
+    BOOST_TEST(steady_state_allocations(mf::CausalLM<tiny_shape>::random(1, random_settings), threads) == 0);
+    BOOST_TEST(steady_state_allocations(
+                   mf::CausalLM<tiny_shape, mf::Policies<mf::RecomputeBlocks, mf::GmmRouter, mf::SwitchLoss>>::random(1), threads) == 0);
+  }
+}
+
+BOOST_AUTO_TEST_CASE(policies_chosen_at_run_time_allocate_nothing) {
+  using Dynamic = mf::CausalLM<mf::dynamic_shape, mf::dynamic_policies>;
+  BOOST_TEST(steady_state_allocations(Dynamic::random(1, mf::Config::of(tiny_shape), random_settings), 2) == 0);
+}

@@ -1,0 +1,103 @@
+// SPDX-License-Identifier: MIT
+// A run that is stopped anywhere and resumed from weights and visited state ends in the same bits.
+
+#include "training/support.hpp"
+
+#include <boost/test/unit_test.hpp>
+
+namespace mf = moduleformer;
+using namespace mf::test;
+using mf::Index;
+
+namespace {
+
+template <class Model>
+auto make_trainer(Model& model, mf::TrainerOptions options = {.threads = 2, .seed = 8}) {
+  return mf::Trainer{model, mf::AdamW{.learning_rate = 2e-2}, mf::WarmupStableDecay{.warmup = 2, .total = 7, .decay = 3}, options};
+}
+
+template <class Trainer>
+void run(Trainer& trainer, Index until) {
+  for (auto const& batch : tiny_batches(until, trainer.steps())) trainer.step(batch);
+}
+
+template <class Model>
+void check_resumed_run(bool weights_are_in_the_state) {
+  auto whole = Model::random(4, random_settings);
+  auto trainer = make_trainer(whole);
+  run(trainer, 7);
+  auto const expected = StoredState::of(trainer);
+  for (Index stop : {0, 1, 4, 6}) {
+    auto first = Model::random(4, random_settings);
+    auto interrupted = make_trainer(first);
+    run(interrupted, stop);
+    auto const state = StoredState::of(interrupted);
+
+    auto second = Model::random(99, random_settings);
+    if (!weights_are_in_the_state) set_weights(second, weights(first));
+    auto resumed = make_trainer(second, {.threads = 1, .seed = 8});
+    state.into(resumed);
+    BOOST_TEST(resumed.steps() == stop);
+    BOOST_TEST(same_bits(weights(first), weights(second)));
+    run(resumed, 7);
+    BOOST_TEST(same_bits(weights(whole), weights(second)));
+    BOOST_TEST((StoredState::of(resumed).values == expected.values));
+  }
+}
+
+}  // namespace
+
+BOOST_AUTO_TEST_CASE(float_run_resumes_bit_for_bit) { check_resumed_run<mf::CausalLM<tiny_shape>>(false); }
+
+// Folders hold floats, so a double model's weights are part of the state.
+BOOST_AUTO_TEST_CASE(double_run_resumes_bit_for_bit) {
+  check_resumed_run<mf::CausalLM<tiny_shape, mf::Policies<>, mf::Cpu<double>>>(true);
+}
+
+BOOST_AUTO_TEST_CASE(state_holds_what_it_promises) {
+  auto model = mf::CausalLM<tiny_shape>::random(4);
+  auto trainer = make_trainer(model);
+  run(trainer, 3);
+  auto state = StoredState::of(trainer);
+  BOOST_TEST(std::get<Index>(state.values.at("step")) == 3);
+  BOOST_TEST(std::get<std::uint64_t>(state.values.at("seed")) == 8);
+  BOOST_TEST(std::get<std::string>(state.values.at("optimizer")) == "adamw");
+  BOOST_TEST(std::get<double>(state.values.at("optimizer.learning_rate")) == 2e-2);
+  BOOST_TEST(std::get<bool>(state.values.at("optimizer.decay_everything")) == false);
+  BOOST_TEST(std::get<std::string>(state.values.at("schedule")) == "stable_decay");
+  BOOST_TEST(std::get<Index>(state.values.at("schedule.decay")) == 3);
+  std::size_t tensors = 0;
+  for (auto const& segment : model.table().segments())
+    for (char const* kind : {"m.", "v."}) {
+      auto const& values = std::get<std::vector<float>>(state.values.at(kind + segment.name));
+      BOOST_TEST(static_cast<Index>(values.size()) == segment.size());
+      ++tensors;
+    }
+  BOOST_TEST(state.values.size() == 2 + 1 + 7 + 1 + 4 + tensors);
+}
+
+BOOST_AUTO_TEST_CASE(other_numbers_are_refused_unless_accepted) {
+  auto model = mf::CausalLM<tiny_shape>::random(4);
+  auto trainer = make_trainer(model);
+  run(trainer, 2);
+  auto const state = StoredState::of(trainer);
+
+  mf::Trainer longer{model, mf::AdamW{.learning_rate = 2e-2}, mf::WarmupStableDecay{.warmup = 2, .total = 9, .decay = 3}, {.seed = 8}};
+  BOOST_TEST(complaint([&] { state.into(longer); }) ==
+             "stored training state: schedule.total: expected 9 as in this run, found 7");
+  mf::Trainer faster{model, mf::AdamW{.learning_rate = 3e-2}, mf::WarmupStableDecay{.warmup = 2, .total = 7, .decay = 3}, {.seed = 8}};
+  BOOST_TEST(complaint([&] { state.into(faster); }) ==
+             "stored training state: optimizer.learning_rate: expected 0.03 as in this run, found 0.02");
+  BOOST_TEST(faster.steps() == 0);
+  auto other_seed = make_trainer(model, {.seed = 9});
+  BOOST_TEST(complaint([&] { state.into(other_seed); }) == "stored training state: seed: expected 9 as in this run, found 8");
+
+  mf::Trainer willing{model, mf::AdamW{.learning_rate = 3e-2}, mf::WarmupStableDecay{.warmup = 0, .total = 9, .decay = 3},
+                      {.seed = 8, .accept_other_numbers = true}};
+  state.into(willing);
+  BOOST_TEST(willing.steps() == 2);
+  BOOST_TEST(willing.optimizer().learning_rate == 3e-2);
+  mf::Batch batch;
+  tiny_batches(1).read(0, batch);
+  BOOST_TEST(willing.step(batch).learning_rate == 3e-2);
+}
