@@ -10,6 +10,7 @@
 #include <moduleformer/backend/cpu/embedding.hpp>
 #include <moduleformer/backend/cpu/experts.hpp>
 #include <moduleformer/backend/cpu/experts_backward.hpp>
+#include <moduleformer/backend/cpu/instance_list.hpp>
 #include <moduleformer/backend/cpu/linear.hpp>
 #include <moduleformer/backend/cpu/memory.hpp>
 #include <moduleformer/backend/cpu/norm.hpp>
@@ -27,5 +28,10 @@ static_assert(concepts::Memory<Cpu<float>> && concepts::Dense<Cpu<float>> && con
 static_assert(concepts::Elementwise<Cpu<float>> && concepts::Normalisation<Cpu<float>> && concepts::Tokens<Cpu<float>>);
 static_assert(concepts::Routing<Cpu<float>> && concepts::Attention<Cpu<float>> && concepts::Update<Cpu<float>>);
 static_assert(Backend<Cpu<float>> && Backend<Cpu<double>>);
+
+#if defined(MODULEFORMER_EXTERN_TEMPLATES)  // compiled elsewhere: cpu/instantiate.hpp
+MODULEFORMER_CPU_INSTANCES(extern, float)
+MODULEFORMER_CPU_INSTANCES(extern, double)
+#endif
 
 }  // namespace moduleformer
