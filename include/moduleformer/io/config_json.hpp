@@ -35,12 +35,12 @@ struct StoredPolicy {
 
 /// All that config.json says of a model.
 struct StoredConfig {
-  std::filesystem::path file;   // for messages
-  Config config;                // labels is 0 where the file does not say
-  Settings settings;
-  std::map<std::string, StoredPolicy, std::less<>> policies;  // by role: attention, gate_type, ...
-  std::string architecture;     // class of the published code; empty where the file does not say
-  std::string save_id;          // empty where there is none
+  std::filesystem::path file{};  // for messages
+  Config config{};               // labels is 0 where the file does not say
+  Settings settings{};
+  std::map<std::string, StoredPolicy, std::less<>> policies{};  // by role: attention, gate_type, ...
+  std::string architecture{};    // class of the published code; empty where the file does not say
+  std::string save_id{};         // empty where there is none
   nlohmann::json others = nlohmann::json::object();  // keys without a meaning here, kept when saving again
 
   [[nodiscard]] bool classifies() const { return architecture == classifier; }
