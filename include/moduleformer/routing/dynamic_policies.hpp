@@ -54,7 +54,7 @@ struct AnyRouter : AnyOf<Routers...> {
   template <class F>
   void at(F const& f) const {
     [&]<std::size_t... I>(std::index_sequence<I...>) {
-      ((this->choice.index() == I && (f.template operator()<I>(std::get<I>(this->choice)), true)) || ...);
+      (void)((this->choice.index() == I && (f.template operator()<I>(std::get<I>(this->choice)), true)) || ...);
     }(std::index_sequence_for<Routers...>{});
   }
 };
