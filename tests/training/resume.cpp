@@ -22,7 +22,7 @@ void run(Trainer& trainer, Index until) {
 }
 
 template <class Model>
-void check_resumed_run(bool weights_are_in_the_state) {
+void check_resumed_run() {
   auto whole = Model::random(4, random_settings);
   auto trainer = make_trainer(whole);
   run(trainer, 7);
@@ -34,11 +34,10 @@ void check_resumed_run(bool weights_are_in_the_state) {
     auto const state = StoredState::of(interrupted);
 
     auto second = Model::random(99, random_settings);
-    if (!weights_are_in_the_state) set_weights(second, weights(first));
+    set_weights(second, weights(first));
     auto resumed = make_trainer(second, {.threads = 1, .seed = 8});
     state.into(resumed);
     BOOST_TEST(resumed.steps() == stop);
-    BOOST_TEST(same_bits(weights(first), weights(second)));
     run(resumed, 7);
     BOOST_TEST(same_bits(weights(whole), weights(second)));
     BOOST_TEST((StoredState::of(resumed).values == expected.values));
@@ -47,11 +46,10 @@ void check_resumed_run(bool weights_are_in_the_state) {
 
 }  // namespace
 
-BOOST_AUTO_TEST_CASE(float_run_resumes_bit_for_bit) { check_resumed_run<mf::CausalLM<tiny_shape>>(false); }
+BOOST_AUTO_TEST_CASE(float_run_resumes_bit_for_bit) { check_resumed_run<mf::CausalLM<tiny_shape>>(); }
 
-// Folders hold floats, so a double model's weights are part of the state.
 BOOST_AUTO_TEST_CASE(double_run_resumes_bit_for_bit) {
-  check_resumed_run<mf::CausalLM<tiny_shape, mf::Policies<>, mf::Cpu<double>>>(true);
+  check_resumed_run<mf::CausalLM<tiny_shape, mf::Policies<>, mf::Cpu<double>>>();
 }
 
 BOOST_AUTO_TEST_CASE(state_holds_what_it_promises) {
@@ -61,11 +59,9 @@ BOOST_AUTO_TEST_CASE(state_holds_what_it_promises) {
   auto state = StoredState::of(trainer);
   BOOST_TEST(std::get<Index>(state.values.at("step")) == 3);
   BOOST_TEST(std::get<std::uint64_t>(state.values.at("seed")) == 8);
-  BOOST_TEST(std::get<std::string>(state.values.at("optimizer")) == "adamw");
-  BOOST_TEST(std::get<double>(state.values.at("optimizer.learning_rate")) == 2e-2);
-  BOOST_TEST(std::get<bool>(state.values.at("optimizer.decay_everything")) == false);
-  BOOST_TEST(std::get<std::string>(state.values.at("schedule")) == "stable_decay");
-  BOOST_TEST(std::get<Index>(state.values.at("schedule.decay")) == 3);
+  BOOST_TEST(std::get<std::string>(state.values.at("optimizer")) ==
+             "adamw learning_rate=0.02 beta1=0.9 beta2=0.95 epsilon=1e-08 weight_decay=0.1 clip_norm=1 decay=matrices");
+  BOOST_TEST(std::get<std::string>(state.values.at("schedule")) == "stable_decay warmup=2 total=7 decay=3 floor=0");
   std::size_t tensors = 0;
   for (auto const& segment : model.table().segments())
     for (char const* kind : {"m.", "v."}) {
@@ -73,7 +69,7 @@ BOOST_AUTO_TEST_CASE(state_holds_what_it_promises) {
       BOOST_TEST(static_cast<Index>(values.size()) == segment.size());
       ++tensors;
     }
-  BOOST_TEST(state.values.size() == 2 + 1 + 7 + 1 + 4 + tensors);
+  BOOST_TEST(state.values.size() == 4 + tensors);
 }
 
 BOOST_AUTO_TEST_CASE(other_numbers_are_refused_unless_accepted) {
@@ -84,20 +80,21 @@ BOOST_AUTO_TEST_CASE(other_numbers_are_refused_unless_accepted) {
 
   mf::Trainer longer{model, mf::AdamW{.learning_rate = 2e-2}, mf::WarmupStableDecay{.warmup = 2, .total = 9, .decay = 3}, {.seed = 8}};
   BOOST_TEST(complaint([&] { state.into(longer); }) ==
-             "stored training state: schedule.total: expected 9 as in this run, found 7");
+             "stored training state: schedule: expected stable_decay warmup=2 total=9 decay=3 floor=0 as in this run, found "
+             "stable_decay warmup=2 total=7 decay=3 floor=0");
   mf::Trainer faster{model, mf::AdamW{.learning_rate = 3e-2}, mf::WarmupStableDecay{.warmup = 2, .total = 7, .decay = 3}, {.seed = 8}};
-  BOOST_TEST(complaint([&] { state.into(faster); }) ==
-             "stored training state: optimizer.learning_rate: expected 0.03 as in this run, found 0.02");
+  BOOST_TEST(complaint([&] { state.into(faster); }).find("optimizer: expected adamw learning_rate=0.03 ") != std::string::npos);
   BOOST_TEST(faster.steps() == 0);
   auto other_seed = make_trainer(model, {.seed = 9});
   BOOST_TEST(complaint([&] { state.into(other_seed); }) == "stored training state: seed: expected 9 as in this run, found 8");
 
-  mf::Trainer willing{model, mf::AdamW{.learning_rate = 3e-2}, mf::WarmupStableDecay{.warmup = 0, .total = 9, .decay = 3},
+  // Another kind of schedule, too.
+  mf::Trainer willing{model, mf::AdamW{.learning_rate = 3e-2}, mf::WarmupLinear{.warmup = 0, .total = 4},
                       {.seed = 8, .accept_other_numbers = true}};
   state.into(willing);
   BOOST_TEST(willing.steps() == 2);
   BOOST_TEST(willing.optimizer().learning_rate == 3e-2);
   mf::Batch batch;
   tiny_batches(1).read(0, batch);
-  BOOST_TEST(willing.step(batch).learning_rate == 3e-2);
+  BOOST_TEST(willing.step(batch).learning_rate == 1.5e-2);
 }

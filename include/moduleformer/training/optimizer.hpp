@@ -8,6 +8,7 @@
 #include <moduleformer/backend/backend.hpp>
 #include <moduleformer/backend/buffer.hpp>
 #include <moduleformer/nn/parameters.hpp>
+#include <moduleformer/training/visit_checked.hpp>
 
 #include <algorithm>
 #include <cmath>
@@ -54,6 +55,10 @@ struct AdamW {
     expects(epsilon > 0 && std::isfinite(epsilon), "AdamW: epsilon: expected a positive number, found ", epsilon);
   }
 
+  /// All numbers as text.
+  [[nodiscard]] std::string describe() const {
+    return detail::describe(name, *this) + (decay == Decay::everything ? " decay=everything" : " decay=matrices");
+  }
   [[nodiscard]] bool decays(Segment const& segment) const { return decay == Decay::everything || segment.is_matrix(); }
   /// c, from the gradient's norm.
   [[nodiscard]] double clip_factor(double norm) const {

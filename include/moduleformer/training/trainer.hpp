@@ -121,30 +121,16 @@ class Trainer {
   [[nodiscard]] AdamWState<B> const& moments() const { return moments_; }
 
   /// The state beside the weights: numbers that a stored state must agree with, the steps done, both moments.
-  /// If a reader throws, the trainer is of no further use. In double the weights are visited too, as "w.<parameter>",
-  /// since model folders hold them in float.
+  /// Nothing is taken over before the numbers were found to agree.
   template <class Self, class Visitor>
   static void visit(Self& self, Visitor&& visit) {
     bool const any = self.options_.accept_other_numbers;
     detail::visit_checked(visit, "seed", self.options_.seed);
-    detail::visit_checked(visit, "optimizer", std::string(AdamW::name));
-    AdamW optimizer = self.optimizer_;
-    AdamW::visit(optimizer, [&](std::string_view key, double const& number) {
-      detail::visit_checked(visit, "optimizer." + std::string(key), number, any);
-    });
-    detail::visit_checked(visit, "optimizer.decay_everything", optimizer.decay == Decay::everything, any);
-    visit_schedule(self.schedule_, visit, any);
+    detail::visit_checked(visit, "optimizer", self.optimizer_.describe(), any);
+    detail::visit_checked(visit, "schedule", describe(self.schedule_), any);
     visit(std::string_view("step"), self.steps_);
     expects(self.steps_ >= 0, "stored training state: step: expected a number from 0, found ", self.steps_);
     AdamWState<B>::visit(self.moments_, self.model_->table(), visit);
-    if constexpr (std::same_as<S, double>) {
-      for (std::size_t i = 0; i < self.model_->table().count(); ++i) {
-        Segment const& segment = self.model_->table()[i];
-        if (segment.trainable_size() == 0) continue;
-        Vector<S> values = self.model_->writable(i);
-        visit(std::string_view("w." + segment.name), values);
-      }
-    }
   }
 
  private:
@@ -182,16 +168,10 @@ class Trainer {
     fail<Error>("training step ", step, ": the loss is ", loss, ", first not finite: ", detail::first_non_finite(seen));
   }
 
-  template <class Visitor>
-  static void visit_schedule(Rate const& schedule, Visitor& visit, bool any) {
-    auto copy = schedule;
-    with_policy(copy, [&](auto& concrete) {
-      if constexpr (requires { concrete.name; })
-        detail::visit_checked(visit, "schedule", std::string(concrete.name), any);
-      if constexpr (requires { concrete.visit(concrete, [](std::string_view, auto&) {}); })
-        concrete.visit(concrete, [&](std::string_view key, auto& number) {
-          detail::visit_checked(visit, "schedule." + std::string(key), number, any);
-        });
+  static std::string describe(Rate const& schedule) {
+    return with_policy(schedule, []<class Concrete>(Concrete const& concrete) {
+      if constexpr (requires { Concrete::name; }) return detail::describe(Concrete::name, concrete);
+      else return detail::describe("own", concrete);
     });
   }
 
