@@ -60,7 +60,7 @@ inline void expect_tensors(TensorSource const& source, ParameterTable const& tab
     if (!known.contains(name) && !is_published_buffer(name)) extra.push_back(name);
   if (!missing.empty()) {
     Segment const& first = table[table.find(missing.front())];
-    fail<FormatError>(source.path(), ": ", missing.size(), " tensors are missing: ", detail::name_list(missing),
+    fail<FormatError>(source.path(), ": missing tensors: ", detail::name_list(missing),
                       " (the first has shape ", shape_text(first.shape), ")",
                       extra.empty() ? "" : "; not known: " + detail::name_list(extra));
   }
@@ -72,7 +72,7 @@ inline void expect_tensors(TensorSource const& source, ParameterTable const& tab
       fail<FormatError>(tensor.where(), ": expected F64, F32, F16 or BF16, found ", tensor.data_type.name);
   }
   if (!allow_extra && !extra.empty())
-    fail<FormatError>(source.path(), ": ", extra.size(), " tensors that the model does not have: ", detail::name_list(extra));
+    fail<FormatError>(source.path(), ": tensors that the model does not have: ", detail::name_list(extra));
 }
 
 /// Whether the tensors have the head of a classifier; says so by architecture, for messages.
