@@ -5,7 +5,7 @@
 
 #include "support.hpp"
 
-#include <moduleformer/backend/cpu/routing.hpp>
+#include <moduleformer/backend/cpu.hpp>
 
 #include <cmath>
 #include <vector>

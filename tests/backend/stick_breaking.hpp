@@ -5,8 +5,7 @@
 
 #include "support.hpp"
 
-#include <moduleformer/backend/cpu/stick_breaking.hpp>
-#include <moduleformer/backend/cpu/stick_breaking_backward.hpp>
+#include <moduleformer/backend/cpu.hpp>
 
 #include <cmath>
 #include <cstdint>

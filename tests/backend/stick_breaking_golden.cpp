@@ -5,8 +5,6 @@
 
 #include "../support/golden.hpp"
 
-#include <moduleformer/backend/cpu/stick_breaking_weights.hpp>
-
 #include <boost/test/unit_test.hpp>
 
 #include <string>

@@ -3,7 +3,7 @@
 
 #include "support.hpp"
 
-#include <moduleformer/backend/cpu/top_k.hpp>
+#include <moduleformer/backend/cpu.hpp>
 
 #include <boost/test/unit_test.hpp>
 
