@@ -203,7 +203,7 @@ BOOST_AUTO_TEST_CASE(mapped_owned_and_unaligned_values_compute_the_same_bits) {
   auto bytes = mf::test::read_text(folder.path() / "model.safetensors");
   std::uint64_t length = 0;
   std::memcpy(&length, bytes.data(), 8);
-  for (std::uint64_t const extra : {4, 1}) {
+  for (std::uint64_t const extra : {4u, 1u}) {
     std::uint64_t const longer = length + extra;
     std::string shifted = bytes;
     std::memcpy(shifted.data(), &longer, 8);
