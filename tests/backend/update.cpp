@@ -61,6 +61,15 @@ BOOST_AUTO_TEST_CASE_TEMPLATE(adamw_steps, S, Scalars) {
   }
 }
 
+BOOST_AUTO_TEST_CASE_TEMPLATE(square_roots, S, Scalars) {
+  BOOST_TEST(mf::detail::fast_sqrt(S(0)) == S(0));
+  for (int exponent = -60; exponent <= 60; ++exponent)
+    for (int i = 0; i < 64; ++i) {
+      S const x = std::ldexp(S(1) + S(i) / S(64), exponent), root = std::sqrt(x);
+      BOOST_TEST(std::abs(mf::detail::fast_sqrt(x) - root) <= 4 * std::numeric_limits<S>::epsilon() * root);
+    }
+}
+
 BOOST_AUTO_TEST_CASE(steps_count_from_one) {
   mf::Cpu<float> backend{1};
   auto x = random_array<float>(1, 3);

@@ -24,6 +24,19 @@ constexpr Index cross_entropy_rows(Index vocabulary) {
   return std::clamp<Index>(elements / std::max<Index>(vocabulary, 1), 128, 512);
 }
 
+/// The largest element, NaN left out; lane by lane, since a reduction to the maximum is not vectorised otherwise.
+template <Real S>
+S largest_element(S const* x, Index count) {
+  constexpr Index lanes = 16;
+  S largest[lanes];
+  std::fill_n(largest, lanes, -std::numeric_limits<S>::infinity());
+  Index i = 0;
+  for (; i + lanes <= count; i += lanes)
+    for (Index l = 0; l < lanes; ++l) largest[l] = x[i + l] > largest[l] ? x[i + l] : largest[l];
+  for (; i < count; ++i) largest[0] = x[i] > largest[0] ? x[i] : largest[0];
+  return *std::max_element(largest, largest + lanes);
+}
+
 /// One row: returns its loss; with `gradient` the logits become scale (softmax - onehot). The exponentials
 /// are summed in parts of a few hundred, these in double.
 template <Real S>
@@ -33,9 +46,7 @@ double cross_entropy_row(S* logits, Index count, TokenId label, S scale, bool gr
     if (gradient) std::fill_n(logits, count, S(0));
     return 0;
   }
-  S largest = -std::numeric_limits<S>::infinity();
-#pragma omp simd reduction(max : largest)
-  for (Index i = 0; i < count; ++i) largest = logits[i] > largest ? logits[i] : largest;
+  S const largest = largest_element(logits, count);
   double const chosen = static_cast<double>(logits[label]) - static_cast<double>(largest);
   double sum = 0;
   for (Index begin = 0; begin < count; begin += part) {

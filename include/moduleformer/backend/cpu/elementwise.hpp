@@ -5,6 +5,7 @@
 // backward makes it again; without dropout no random number is made.
 
 #include <moduleformer/backend/arguments.hpp>
+#include <moduleformer/backend/cpu/activation.hpp>
 #include <moduleformer/backend/cpu/linear.hpp>
 #include <moduleformer/backend/cpu/parallel.hpp>
 #include <moduleformer/core/error.hpp>
@@ -32,7 +33,6 @@ S const* dropout_factors(Dropout const& drop, Index begin, Index count, S* room)
   float const probability = drop.probability;
   std::uint64_t const first = static_cast<std::uint64_t>(begin) / 4;
   Index const groups = ceil_divide(begin % 4 + count, 4);
-#pragma omp simd
   for (Index g = 0; g < groups; ++g) {
     auto const words = random_words(drop.key, first + static_cast<std::uint64_t>(g));
     room[4 * g] = to_unit(words[0]) >= probability ? kept : S(0);
@@ -139,8 +139,7 @@ template <Real S, class Act>
 void activation_forward(Cpu<S>& backend, Act const& act, Arg<Matrix<S const>> z, Arg<Matrix<S>> y) {
   detail::expect_same("activation_forward", "y", y, z);
   detail::parallel_blocks(backend, z.size(), detail::elementwise_block, [&](Index begin, Index end) {
-#pragma omp simd
-    for (Index i = begin; i < end; ++i) y[i] = act(z[i]).value;
+    detail::activate(act, S(1), z.data() + begin, y.data() + begin, end - begin);
   });
 }
 
@@ -151,8 +150,8 @@ void activation_backward(Cpu<S>& backend, Act const& act, Arg<Matrix<S const>> d
   detail::expect_same("activation_backward", "dy", dy, z);
   detail::expect_same("activation_backward", "dz", dz, z);
   detail::parallel_blocks(backend, z.size(), detail::elementwise_block, [&](Index begin, Index end) {
-#pragma omp simd
-    for (Index i = begin; i < end; ++i) dz[i] = dy[i] * act(z[i]).derivative;
+    detail::activation_gradients<Act, S>(act, S(1), dy.data() + begin, z.data() + begin, dz.data() + begin, nullptr,
+                                         end - begin);
   });
 }
 
@@ -184,10 +183,7 @@ void dot(Cpu<S>& backend, Arg<Matrix<S const>> x, Arg<Matrix<S const>> y, Arg<Ve
   detail::expect_same("dot", "y", y, x);
   detail::expect_extents("dot", "out", out, 1);
   out[0] = static_cast<S>(detail::sum_blocks(backend, x.size(), [&](Index begin, Index end) {
-    double sum = 0;
-#pragma omp simd reduction(+ : sum)
-    for (Index i = begin; i < end; ++i) sum += static_cast<double>(x[i]) * static_cast<double>(y[i]);
-    return sum;
+    return detail::inner_product_in_double(x.data() + begin, y.data() + begin, end - begin);
   }));
 }
 

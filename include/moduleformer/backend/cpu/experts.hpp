@@ -4,6 +4,7 @@
 // dx[p] = dy[p] W[e]^T, for sorted slots p with their experts e. A tile gathers its rows once, makes one
 // matrix product, and applies activation, gate and scatter while the result is in the cache.
 
+#include <moduleformer/backend/cpu/activation.hpp>
 #include <moduleformer/backend/cpu/expert_tiles.hpp>
 #include <moduleformer/backend/cpu/gemm.hpp>
 #include <moduleformer/backend/cpu/parallel.hpp>
@@ -11,26 +12,10 @@
 #include <moduleformer/core/functors.hpp>
 
 #include <algorithm>
-#include <concepts>
 
 namespace moduleformer {
 
 namespace detail {
-
-/// out = gate act(z), elementwise; out may be z.
-template <class Act, Real S>
-void activate(Act const& act, S gate, S const* z, S* out, Index count) {
-  if constexpr (std::same_as<Act, Identity>) {
-    if (gate != S(1))
-#pragma omp simd
-      for (Index i = 0; i < count; ++i) out[i] = gate * z[i];
-    else if (out != z)
-      std::copy_n(z, count, out);
-  } else {
-#pragma omp simd
-    for (Index i = 0; i < count; ++i) out[i] = gate * act(z[i]).value;
-  }
-}
 
 /// What one tile of a grouped product reads and writes; W[e] is (k,n), or (n,k) if transposed.
 template <Real S>

@@ -4,6 +4,7 @@
 // product, and of their weights, dW[e] += sum_p x[p]^T dy[p]. Sums over slots run in sorted order, cut
 // into parts by shapes; every element of dW belongs to one tile.
 
+#include <moduleformer/backend/cpu/activation.hpp>
 #include <moduleformer/backend/cpu/expert_tiles.hpp>
 #include <moduleformer/backend/cpu/gemm.hpp>
 #include <moduleformer/backend/cpu/parallel.hpp>
@@ -14,29 +15,6 @@
 namespace moduleformer {
 
 namespace detail {
-
-/// One row: dz = gate g act'(z), scaled = gate act(z) (either may be null); returns <g, act(z)>.
-template <class Act, Real S>
-S activation_gradients(Act const& act, S gate, S const* g, S const* z, S* dz, S* scaled, Index count) {
-  S sum = 0;
-  if (dz != nullptr && scaled != nullptr) {
-#pragma omp simd reduction(+ : sum)
-    for (Index i = 0; i < count; ++i) {
-      auto const a = act(z[i]);
-      sum += g[i] * a.value;
-      dz[i] = gate * g[i] * a.derivative;
-      scaled[i] = gate * a.value;
-    }
-    return sum;
-  }
-  for (Index i = 0; i < count; ++i) {
-    auto const a = act(z[i]);
-    sum += g[i] * a.value;
-    if (dz != nullptr) dz[i] = gate * g[i] * a.derivative;
-    if (scaled != nullptr) scaled[i] = gate * a.value;
-  }
-  return sum;
-}
 
 /// Rows of one expert that enter a weight gradient's product at a time.
 inline constexpr Index gathered_rows = 256;

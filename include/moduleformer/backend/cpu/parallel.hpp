@@ -84,4 +84,13 @@ double sum_blocks(Cpu<S>& backend, Index count, F const& f) {
   return sum;
 }
 
+/// <x, y> in double.
+template <Real S>
+double inner_product_in_double(S const* x, S const* y, Index count) {
+  double sum = 0;
+#pragma omp simd reduction(+ : sum)
+  for (Index i = 0; i < count; ++i) sum += static_cast<double>(x[i]) * static_cast<double>(y[i]);
+  return sum;
+}
+
 }  // namespace moduleformer::detail
