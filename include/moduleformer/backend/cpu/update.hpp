@@ -18,7 +18,7 @@ namespace moduleformer {
 namespace detail {
 
 /// sqrt(x) to a few units in the last place, x >= 0, by Newton's steps for 1/sqrt(x) from the exponent's half
-/// (error 2e-3, squared by each step): std::sqrt may set errno, which keeps a loop from being vectorised.
+/// (relative error 0.034, squared and times 1.5 in each step): std::sqrt may set errno, which keeps a loop from being vectorised.
 template <Real S>
 S fast_sqrt(S x) {
   constexpr bool wide = std::is_same_v<S, double>;
@@ -26,6 +26,7 @@ S fast_sqrt(S x) {
   constexpr Bits magic = static_cast<Bits>(wide ? 0x5fe6eb50c7b537a9u : 0x5f375a86u);
   S inverse = std::bit_cast<S>(magic - (std::bit_cast<Bits>(x) >> 1));
   S const half = S(0.5) * x;
+  inverse *= S(1.5) - half * inverse * inverse;
   inverse *= S(1.5) - half * inverse * inverse;
   inverse *= S(1.5) - half * inverse * inverse;
   if constexpr (wide) inverse *= S(1.5) - half * inverse * inverse;
