@@ -7,6 +7,9 @@
 
 #include <boost/test/unit_test.hpp>
 
+#include <array>
+#include <set>
+
 namespace mf = moduleformer;
 using namespace mf::test;
 using mf::Index;
@@ -102,6 +105,24 @@ BOOST_AUTO_TEST_CASE(schedules_of_the_user_and_of_run_time) {
   BOOST_TEST(own.step(batch).learning_rate == 5e-4);
   mf::Trainer any{model, mf::AdamW{.learning_rate = 1e-3}, mf::AnySchedule{mf::WarmupLinear{.warmup = 4, .total = 5}}};
   BOOST_TEST(any.step(batch).learning_rate == 2.5e-4);
+}
+
+BOOST_AUTO_TEST_CASE(every_micro_batch_of_every_step_draws_its_own_numbers) {
+  std::set<std::array<std::uint32_t, 4>> first_words;
+  for (std::uint64_t seed : {0u, 1u})
+    for (Index step : {Index{0}, Index{1}, Index{7}, Index{1} << 32})
+      for (Index micro_batch : {0, 1, 2}) first_words.insert(mf::random_words(mf::detail::step_key(seed, step, micro_batch), 0));
+  BOOST_TEST(first_words.size() == 2 * 4 * 3);
+}
+
+BOOST_AUTO_TEST_CASE(weights_in_mapped_files_are_refused_at_once) {
+  auto const config = mf::Config::of(tiny_shape);
+  auto const table = Keeping::declare(config, {}, {});
+  std::vector<float> const file(static_cast<std::size_t>(table[0].size()));
+  std::vector<float const*> places(table.count(), nullptr);
+  places[0] = file.data();
+  Keeping mapped(config, {}, {}, mf::ParameterStorage<mf::Cpu<float>>(table, places, nullptr));
+  BOOST_TEST(complaint([&] { mf::Trainer trainer{mapped}; }).find("transformer.wte.weight: its values lie in a read-only file") == 0);
 }
 
 BOOST_AUTO_TEST_CASE(wrong_numbers_are_refused_at_once) {
