@@ -2,12 +2,11 @@
 // A folder is replaced as a whole: what was written, what is carried over, what is refused, and what
 // interrupted commits leave behind.
 
-#include <moduleformer/io/folder_commit.hpp>
-
 #include "support.hpp"
 
-#include <boost/test/unit_test.hpp>
+#include <moduleformer/io/folder_commit.hpp>
 
+#include <boost/test/unit_test.hpp>
 #include <sys/stat.h>
 
 #include <algorithm>
@@ -67,7 +66,8 @@ std::string dead_process() {
 BOOST_AUTO_TEST_CASE(a_new_folder_and_its_parents) {
   TemporaryFolder const base;
   save(base / "a/b/model", {"config.json", "sub/x"}, "1");
-  BOOST_TEST(tree(base.path()) == (Tree{"a/b/model/config.json=1", "a/b/model/sub/x=1"}), boost::test_tools::per_element());
+  BOOST_TEST(tree(base.path()) == (Tree{"a/b/model/config.json=1", "a/b/model/sub/x=1"}),
+             boost::test_tools::per_element());
   save(base / "slash/", {"x"}, "1");
   BOOST_TEST(read_text(base / "slash/x") == "1");
 }
@@ -108,10 +108,10 @@ BOOST_AUTO_TEST_CASE(replacing_carries_over_the_files_of_others) {
                   return path.ends_with(".safetensors");
                 },
             .use_exchange = use_exchange});
-      Tree const expected{"both/ours=new",       "both/theirs=mine",        "config.json=new",
-                          "dangling->nowhere",   "folder_link->notes",      "link->readme",
-                          "model.safetensors=new", "notes/deep/empty/", "notes/deep/todo.txt=mine",
-                          "readme=mine",         "was_file/inside=new"};
+      Tree const expected{"both/ours=new",         "both/theirs=mine",   "config.json=new",
+                          "dangling->nowhere",     "folder_link->notes", "link->readme",
+                          "model.safetensors=new", "notes/deep/empty/",  "notes/deep/todo.txt=mine",
+                          "readme=mine",           "was_file/inside=new"};
       BOOST_TEST(tree(target) == expected, boost::test_tools::per_element());
       BOOST_TEST(std::ranges::count(asked, "notes/deep/todo.txt") == 1);
       BOOST_TEST((fs::status(target / "notes").permissions() == fs::perms::owner_all));
@@ -186,7 +186,8 @@ BOOST_AUTO_TEST_CASE(what_dead_processes_left_is_removed) {
   };
   std::string const dead = "model.tmp-" + dead_process(), own = "model.tmp-" + std::to_string(::getpid());
   std::string const alive = "model.tmp-1", other = "other.tmp-" + dead_process();
-  for (auto const& name : {dead, own, alive, other, std::string{"model.tmp-12x"}, std::string{"model.tmp-"}}) place(name);
+  for (auto const& name : {dead, own, alive, other, std::string{"model.tmp-12x"}, std::string{"model.tmp-"}})
+    place(name);
   write_text(base / ("model.tmp-" + std::to_string(1 << 30)), "a file");
   save(target, {"y"}, "new");
   BOOST_TEST(!fs::exists(base / dead));

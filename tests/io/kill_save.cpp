@@ -6,14 +6,13 @@
 
 #if defined(__linux__)
 
+#include "support.hpp"
+
 #include <moduleformer/io/folder_commit.hpp>
 #include <moduleformer/io/json_file.hpp>
 #include <moduleformer/io/tensor_source.hpp>
 
-#include "support.hpp"
-
 #include <boost/test/unit_test.hpp>
-
 #include <signal.h>
 #include <sys/ptrace.h>
 #include <sys/wait.h>
@@ -32,17 +31,16 @@ namespace {
 
 /// Saves the number in config.json and four tensors: odd numbers as shards, even ones as one file.
 void save(fs::path const& target, int number, bool use_exchange) {
-  mf::FolderCommit commit{target,
-                          {.drops = [](std::string_view name) { return mf::is_tensor_file(name, "model"); },
-                           .use_exchange = use_exchange}};
+  mf::FolderCommit commit{
+      target,
+      {.drops = [](std::string_view name) { return mf::is_tensor_file(name, "model"); }, .use_exchange = use_exchange}};
   std::vector<double> const values(24, number);
   std::vector<mf::OutputTensor> tensors;
   for (auto const* name : {"a", "b", "c", "d"}) {
     tensors.push_back(mf::output_tensor(name, mf::StorageType::f32, {4, 6}, values.data()));
   }
   std::string const id = mf::make_save_id();
-  mf::write_file(commit.path("config.json"),
-                 R"({"number":)" + std::to_string(number) + R"(,"save_id":")" + id + "\"}");
+  mf::write_file(commit.path("config.json"), R"({"number":)" + std::to_string(number) + R"(,"save_id":")" + id + "\"}");
   mf::write_tensors(commit.folder(), "model", tensors, {{"save_id", id}}, number % 2 == 1 ? 200 : 1000);
   commit.finish();
 }

@@ -2,10 +2,10 @@
 // Safetensors files: what is written is read again, in every type; the layout is the documented one; the
 // golden files are read as an independent reader reads them.
 
+#include "support.hpp"
+
 #include <moduleformer/io/safetensors.hpp>
 #include <moduleformer/io/safetensors_writer.hpp>
-
-#include "support.hpp"
 
 #include <boost/test/unit_test.hpp>
 

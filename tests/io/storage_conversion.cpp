@@ -85,7 +85,8 @@ BOOST_AUTO_TEST_CASE(every_half_precision_value_widens_exactly) {
 }
 
 BOOST_AUTO_TEST_CASE(bfloat16_is_rounded_once) {
-  std::vector<double> values{0.0, -0.0, 1.0, 1e-45, -1e-46, 5e-324, 1e-40, 9.2e-41, 3.4e38, 3.39e38, 3.5e38, -1e300, 1e39};
+  std::vector<double> values{0.0,     -0.0,   1.0,     1e-45,  -1e-46, 5e-324, 1e-40,
+                             9.2e-41, 3.4e38, 3.39e38, 3.5e38, -1e300, 1e39};
   std::uint64_t state = 12345;
   for (int i = 0; i < 100000; ++i) {
     state = state * 6364136223846793005u + 1442695040888963407u;
@@ -116,7 +117,7 @@ BOOST_AUTO_TEST_CASE(bfloat16_is_rounded_once) {
 }
 
 BOOST_AUTO_TEST_CASE(nan_and_infinity_survive) {
-  auto const nan = std::bit_cast<float>(0xffa12345u);  // negative, signalling, with a payload
+  auto const nan = std::bit_cast<float>(0xffa12345u);   // negative, signalling, with a payload
   auto const tail = std::bit_cast<float>(0x7f800001u);  // its payload lies in the bits that bfloat16 lacks
   auto const infinity = std::numeric_limits<float>::infinity();
   auto const rounded = convert<mf::bfloat16>(std::vector<float>{nan, tail, infinity, -infinity}, 0);

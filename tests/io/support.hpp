@@ -3,9 +3,8 @@
 // For tests of files: a folder that goes away, whole files as strings, safetensors bytes from a header,
 // and code run in a child process.
 
-#include <unistd.h>
-
 #include <sys/wait.h>
+#include <unistd.h>
 
 #include <cstddef>
 #include <cstdint>

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: MIT
 // One file or shards with an index look alike; an index that does not tell the truth is refused.
 
-#include <moduleformer/io/tensor_source.hpp>
-
 #include "support.hpp"
+
+#include <moduleformer/io/tensor_source.hpp>
 
 #include <boost/test/unit_test.hpp>
 
@@ -29,8 +29,7 @@ class Tensors {
   [[nodiscard]] std::vector<mf::OutputTensor> all() const {
     std::vector<mf::OutputTensor> tensors;
     for (mf::Index i = 1; i <= 5; ++i) {
-      tensors.push_back(
-          mf::output_tensor("t" + std::to_string(i), StorageType::f32, {i, 4}, values_.data() + i));
+      tensors.push_back(mf::output_tensor("t" + std::to_string(i), StorageType::f32, {i, 4}, values_.data() + i));
     }
     return tensors;
   }
@@ -45,13 +44,15 @@ void check(mf::TensorSource const& source) {
     auto const& tensor = source.at("t" + std::to_string(i));
     tensor.expect_shape(std::vector<mf::Index>{i, 4});
     auto const values = tensor.read<double>();
-    for (std::size_t k = 0; k < values.size(); ++k) BOOST_TEST(values[k] == static_cast<double>(i) + static_cast<double>(k));
+    for (std::size_t k = 0; k < values.size(); ++k)
+      BOOST_TEST(values[k] == static_cast<double>(i) + static_cast<double>(k));
   }
 }
 
 std::vector<std::string> names(std::filesystem::path const& folder) {
   std::vector<std::string> found;
-  for (auto const& entry : std::filesystem::directory_iterator{folder}) found.push_back(entry.path().filename().string());
+  for (auto const& entry : std::filesystem::directory_iterator{folder})
+    found.push_back(entry.path().filename().string());
   std::ranges::sort(found);
   return found;
 }
@@ -93,8 +94,9 @@ BOOST_AUTO_TEST_CASE(one_file_and_shards_look_alike) {
   BOOST_TEST(mf::TensorSource{single.path()}.tensors().empty());
   for (auto const& name : expected) BOOST_TEST(mf::is_tensor_file(name, "model"));
   BOOST_TEST(mf::is_tensor_file("model.safetensors", "model"));
-  for (auto const* name : {"model", "modelx.safetensors", "model-1-of-2.safetensors", "model-0000x-of-00004.safetensors",
-                           "config.json", "sub/model.safetensors", "model.safetensors.index.json.bak"}) {
+  for (auto const* name :
+       {"model", "modelx.safetensors", "model-1-of-2.safetensors", "model-0000x-of-00004.safetensors", "config.json",
+        "sub/model.safetensors", "model.safetensors.index.json.bak"}) {
     BOOST_TEST(!mf::is_tensor_file(name, "model"), name);
   }
 }
@@ -104,7 +106,8 @@ BOOST_AUTO_TEST_CASE(what_is_not_there) {
   BOOST_CHECK_EXCEPTION(mf::TensorSource{folder.path()}, mf::Error,
                         message_contains("has neither model.safetensors nor model.safetensors.index.json"));
   mf::test::write_text(folder / "pytorch_model.bin", "");
-  BOOST_CHECK_EXCEPTION(mf::TensorSource{folder.path()}, mf::Error, message_contains("convert its pytorch_model files"));
+  BOOST_CHECK_EXCEPTION(mf::TensorSource{folder.path()}, mf::Error,
+                        message_contains("convert its pytorch_model files"));
   BOOST_CHECK_EXCEPTION(mf::TensorSource{folder / "none"}, mf::Error, message_contains("No such file"));
   BOOST_CHECK_EXCEPTION(mf::write_tensors(folder.path(), "model", {}, {}, 0), mf::Error, message_contains("positive"));
 }

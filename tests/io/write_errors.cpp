@@ -2,14 +2,13 @@
 // Saving to a full, limited or unwritable place: an Error with the system's reason, the old folder whole,
 // nothing left beside it.
 
+#include "support.hpp"
+
 #include <moduleformer/io/folder_commit.hpp>
 #include <moduleformer/io/output_file.hpp>
 #include <moduleformer/io/tensor_source.hpp>
 
-#include "support.hpp"
-
 #include <boost/test/unit_test.hpp>
-
 #include <sched.h>
 #include <signal.h>
 #include <sys/mount.h>
@@ -36,9 +35,9 @@ void save(fs::path const& target, float value, std::size_t elements) {
   std::vector<float> const values(elements, value);
   mf::FolderCommit commit{target};
   mf::write_file(commit.path("config.json"), std::to_string(value));
-  mf::write_tensors(commit.folder(), "model",
-                    std::vector{mf::output_tensor("w", mf::StorageType::f32, {static_cast<mf::Index>(elements)}, values.data())},
-                    {});
+  mf::write_tensors(
+      commit.folder(), "model",
+      std::vector{mf::output_tensor("w", mf::StorageType::f32, {static_cast<mf::Index>(elements)}, values.data())}, {});
   commit.finish();
 }
 
@@ -74,7 +73,8 @@ std::string mount_small(fs::path const& folder, std::string const& options, unsi
   }
   if (::mount("none", "/", nullptr, MS_REC | MS_PRIVATE, nullptr) != 0) return std::strerror(errno);
   if (::mount("none", folder.c_str(), "tmpfs", 0, options.c_str()) != 0) return std::strerror(errno);
-  if (flags != 0 && ::mount("none", folder.c_str(), nullptr, MS_REMOUNT | flags, nullptr) != 0) return std::strerror(errno);
+  if (flags != 0 && ::mount("none", folder.c_str(), nullptr, MS_REMOUNT | flags, nullptr) != 0)
+    return std::strerror(errno);
   return {};
 }
 

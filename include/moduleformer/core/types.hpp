@@ -43,16 +43,16 @@ struct bfloat16 {
 struct float16 {
   std::uint16_t bits = 0;
 
+  /// Without branches, so that loops over it become vector code.
   constexpr explicit operator float() const {
     std::uint32_t const sign = static_cast<std::uint32_t>(bits & 0x8000u) << 16;
-    std::uint32_t const exponent = (bits >> 10) & 0x1fu;
-    std::uint32_t const mantissa = bits & 0x3ffu;
-    if (exponent == 0) {  // zero and subnormals: mantissa * 2^-24
-      float const magnitude = static_cast<float>(mantissa) * 0x1p-24f;
-      return sign != 0 ? -magnitude : magnitude;
-    }
-    std::uint32_t const wide = exponent == 31 ? 255u : exponent + 112u;
-    return std::bit_cast<float>(sign | (wide << 23) | (mantissa << 13));
+    std::uint32_t const magnitude = bits & 0x7fffu;
+    std::uint32_t const is_special = magnitude >= 0x7c00u ? 1u : 0u;  // infinity or NaN: the exponent becomes 255
+    std::uint32_t const normal = (magnitude << 13) + ((112u + is_special * 112u) << 23);
+    // 0.5 + magnitude * 2^-24 is magnitude in the last bits of 0.5; for normal numbers the result is not used.
+    std::uint32_t const subnormal = std::bit_cast<std::uint32_t>(std::bit_cast<float>(0x3f000000u | magnitude) - 0.5f);
+    std::uint32_t const is_subnormal = magnitude < 0x400u ? ~0u : 0u;
+    return std::bit_cast<float>(sign | (subnormal & is_subnormal) | (normal & ~is_subnormal));
   }
 };
 

@@ -90,9 +90,7 @@ inline void sync_to_disk(std::filesystem::path const& path) {
 inline long current_process() { return static_cast<long>(::getpid()); }
 
 /// Whether the process exists; true when in doubt.
-inline bool process_lives(long process) {
-  return ::kill(static_cast<pid_t>(process), 0) == 0 || errno != ESRCH;
-}
+inline bool process_lives(long process) { return ::kill(static_cast<pid_t>(process), 0) == 0 || errno != ESRCH; }
 
 using FolderLock = FileDescriptor;
 

@@ -253,8 +253,8 @@ inline void FolderCommit::carry_over(Path const& from, Path const& to, Path cons
     if (type == fs::file_type::symlink) {
       fs::copy_symlink(entry->path(), copy, failure);
     } else {
-      expects(type == fs::file_type::regular, entry->path(), " is no file, folder or link, and cannot be carried over to ",
-              "the new ", target_);
+      expects(type == fs::file_type::regular, entry->path(),
+              " is no file, folder or link, and cannot be carried over to the new ", target_);
       fs::create_hard_link(entry->path(), copy, failure);
       if (failure) {  // a file system without links, or a link that we may not make
         failure.clear();

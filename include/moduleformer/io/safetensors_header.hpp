@@ -323,7 +323,8 @@ inline SafetensorsHeader read_safetensors_header(std::span<std::byte const> file
                       "; not a safetensors file?");
   }
   if (static_cast<Index>(length) > file_size - 8) {
-    fail<FormatError>(file_name, ": header length ", length, " at byte 0 reaches beyond the file's ", file_size, " bytes");
+    fail<FormatError>(file_name, ": header length ", length, " at byte 0 reaches beyond the file's ", file_size,
+                      " bytes");
   }
   SafetensorsHeader header;
   detail::HeaderEvents events{header, file, file_name, static_cast<Index>(length)};

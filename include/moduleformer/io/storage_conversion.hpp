@@ -21,8 +21,7 @@ static_assert(std::endian::native == std::endian::little, "moduleformer: stored 
 template <class T>
 concept StoredReal = Real<T> || std::same_as<T, float16> || std::same_as<T, bfloat16>;
 template <class T>
-concept StoredInteger =
-    std::same_as<T, std::int64_t> || std::same_as<T, std::int32_t> || std::same_as<T, std::uint8_t>;
+concept StoredInteger = std::same_as<T, std::int64_t> || std::same_as<T, std::int32_t> || std::same_as<T, std::uint8_t>;
 
 /// Calls function.template operator()<T>() with the C++ type of the storage type.
 template <class Function>
@@ -42,9 +41,9 @@ constexpr decltype(auto) with_storage_type(StorageType type, Function&& function
 /// What convert_element can do: equal types; between real numbers all but rounding to float16; between
 /// integers all (values that do not fit must have been refused before).
 template <class To, class From>
-inline constexpr bool is_convertible_element = std::same_as<To, From> ||
-                                               (StoredReal<To> && StoredReal<From> && !std::same_as<To, float16>) ||
-                                               (StoredInteger<To> && StoredInteger<From>);
+inline constexpr bool is_convertible_element =
+    std::same_as<To, From> || (StoredReal<To> && StoredReal<From> && !std::same_as<To, float16>) ||
+    (StoredInteger<To> && StoredInteger<From>);
 
 /// The float between zero and value that is nearest to it, with the last bit set if it is not equal.
 /// Rounding that to fewer bits rounds the double correctly; rounding a rounded float would not.
@@ -52,8 +51,9 @@ constexpr float round_to_odd(double value) {
   auto const nearest = static_cast<float>(value);
   auto const back = static_cast<double>(nearest);
   auto const bits = std::bit_cast<std::uint32_t>(nearest);
-  bool const is_beyond = value < 0 ? back < value : back > value;
-  return std::bit_cast<float>((bits - (is_beyond ? 1u : 0u)) | (back != value ? 1u : 0u));
+  unsigned const is_beyond = ((value < 0) & (back < value)) | ((value > 0) & (back > value));
+  unsigned const is_rounded = back != value;
+  return std::bit_cast<float>((bits - is_beyond) | is_rounded);
 }
 
 template <class To, class From>

@@ -32,12 +32,26 @@ struct DataType {
   std::optional<StorageType> type;
 };
 
-inline constexpr std::array<DataType, 20> data_types{{
-    {"F64", 8, StorageType::f64}, {"F32", 4, StorageType::f32}, {"F16", 2, StorageType::f16},
-    {"BF16", 2, StorageType::bf16}, {"I64", 8, StorageType::i64}, {"I32", 4, StorageType::i32},
-    {"U8", 1, StorageType::u8}, {"BOOL", 1, StorageType::u8}, {"I8", 1, {}}, {"I16", 2, {}}, {"U16", 2, {}},
-    {"U32", 4, {}}, {"U64", 8, {}}, {"C64", 8, {}}, {"F8_E4M3", 1, {}}, {"F8_E5M2", 1, {}}, {"F8_E8M0", 1, {}},
-    {"F8_E4M3FNUZ", 1, {}}, {"F8_E5M2FNUZ", 1, {}}, {"C128", 16, {}},
+inline constexpr std::array<DataType, 19> data_types{{
+    {"F64", 8, StorageType::f64},
+    {"F32", 4, StorageType::f32},
+    {"F16", 2, StorageType::f16},
+    {"BF16", 2, StorageType::bf16},
+    {"I64", 8, StorageType::i64},
+    {"I32", 4, StorageType::i32},
+    {"U8", 1, StorageType::u8},
+    {"BOOL", 1, StorageType::u8},
+    {"I8", 1, {}},
+    {"I16", 2, {}},
+    {"U16", 2, {}},
+    {"U32", 4, {}},
+    {"U64", 8, {}},
+    {"C64", 8, {}},
+    {"F8_E4M3", 1, {}},
+    {"F8_E5M2", 1, {}},
+    {"F8_E8M0", 1, {}},
+    {"F8_E4M3FNUZ", 1, {}},
+    {"F8_E5M2FNUZ", 1, {}},
 }};
 
 /// The format's name of a storage type.
@@ -52,7 +66,8 @@ constexpr std::string_view data_type_name(StorageType type) {
 inline std::string quoted_name(std::string_view name) {
   constexpr std::size_t limit = 160;
   std::string text = "'" + std::string{name.substr(0, limit)} + (name.size() > limit ? "...'" : "'");
-  std::replace_if(text.begin(), text.end(), [](char c) { return static_cast<unsigned char>(c) < 0x20; }, '?');
+  std::replace_if(
+      text.begin(), text.end(), [](char c) { return static_cast<unsigned char>(c) < 0x20; }, '?');
   return text;
 }
 

@@ -74,9 +74,8 @@ inline bool is_tensor_file(std::string_view name, std::string_view stem) {
   name.remove_prefix(stem.size());
   if (name == ".safetensors" || name == ".safetensors.index.json") return true;
   constexpr std::string_view pattern = "-00000-of-00000.safetensors";
-  return name.size() == pattern.size() && std::ranges::equal(name, pattern, [](char c, char p) {
-           return p == '0' ? c >= '0' && c <= '9' : c == p;
-         });
+  return name.size() == pattern.size() &&
+         std::ranges::equal(name, pattern, [](char c, char p) { return p == '0' ? c >= '0' && c <= '9' : c == p; });
 }
 
 inline TensorSource::TensorSource(std::filesystem::path const& path, std::string_view stem) : path_(path) {
@@ -108,7 +107,8 @@ inline void TensorSource::read_file(SafetensorsFile const& file) {
 inline void TensorSource::read_index() {
   nlohmann::json const index = read_json(path_, 3);
   auto const map = index.is_object() ? index.find("weight_map") : index.end();
-  if (map == index.end() || !map->is_object()) fail<FormatError>(path_, ": expected an object with an object weight_map");
+  if (map == index.end() || !map->is_object())
+    fail<FormatError>(path_, ": expected an object with an object weight_map");
   if (auto const metadata = index.find("metadata"); metadata != index.end() && metadata->is_object()) {
     auto const id = metadata->find(save_id_key);
     if (id != metadata->end() && id->is_string()) ids_.see(path_, id->get_ref<std::string const&>());
@@ -127,7 +127,8 @@ inline void TensorSource::read_index() {
   for (auto const& shard : shards) {
     auto const shard_path = path_.parent_path() / shard;
     std::error_code code;
-    if (!std::filesystem::exists(shard_path, code)) fail<FormatError>(path_, ": shard ", quoted_name(shard), " is missing");
+    if (!std::filesystem::exists(shard_path, code))
+      fail<FormatError>(path_, ": shard ", quoted_name(shard), " is missing");
     SafetensorsFile const opened{shard_path};
     for (auto const& [tensor, entry] : opened.tensors()) {
       auto const promised = map->find(tensor);
