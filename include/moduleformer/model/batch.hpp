@@ -54,6 +54,21 @@ struct Batch {
     return labels[static_cast<std::size_t>(position + 1)];
   }
 
+  /// Throws Error unless there are no labels or one for each token.
+  void check_token_labels() const {
+    expects(labels.empty() || static_cast<Index>(labels.size()) == rows * tokens, "batch.labels: expected rows x tokens = ",
+            rows * tokens, " labels, found ", labels.size());
+  }
+  /// Real tokens of a checked batch whose target counts.
+  [[nodiscard]] Index counted_targets() const {
+    check_token_labels();
+    Index counted = 0;
+    for (Index s = 0; s < sequences(); ++s)
+      for (Index i = sequence_begin(s), end = sequence_begin(s + 1); i < end; ++i)
+        counted += is_real(i) && target(i, end) != ignore_label;
+    return counted;
+  }
+
   /// Throws Error naming what does not fit: sizes, ids outside the vocabulary.
   void check(Index vocab_size) const {
     Index const n = rows * tokens;
@@ -92,8 +107,7 @@ struct PackedTokens {
     sequences.clear();
     counted = 0;
     batch_size = batch.rows * batch.tokens;
-    expects(!with_targets || batch.labels.empty() || static_cast<Index>(batch.labels.size()) == batch_size,
-            "batch.labels: expected rows x tokens = ", batch_size, " labels, found ", batch.labels.size());
+    if (with_targets) batch.check_token_labels();
     for (Index s = 0; s < batch.sequences(); ++s) {
       Index const begin = batch.sequence_begin(s), end = batch.sequence_begin(s + 1), first = tokens();
       for (Index i = begin; i < end; ++i) {

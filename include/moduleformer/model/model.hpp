@@ -110,6 +110,9 @@ class Model {
   /// For numbers of policies and dynamic checkpointing; changing the kind of a router is not possible.
   [[nodiscard]] PolicySet& policies() { return state_->policies; }
   [[nodiscard]] ParameterTable const& table() const { return state_->table; }
+  /// Rows [begin, end) of a segment are the ones that train; none freezes it. Gradient storage and trainers
+  /// follow the table they were made with, so this comes before them.
+  void set_trainable(std::size_t segment, Index begin, Index end) { state_->table.set_trainable(segment, begin, end); }
   [[nodiscard]] Index parameter_count() const { return table().size(); }
   [[nodiscard]] TransformerType const& transformer() const { return state_->transformer; }
   [[nodiscard]] Index outputs() const { return Head::outputs(config()); }

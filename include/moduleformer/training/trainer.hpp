@@ -39,17 +39,6 @@ struct StepReport {
 
 namespace detail {
 
-/// Targets of a checked batch that a loss counts.
-template <class Head>
-Index counted_targets(Batch const& batch) {
-  if constexpr (Head::classifies) return batch.sequences();
-  Index counted = 0;
-  for (Index s = 0; s < batch.sequences(); ++s)
-    for (Index i = batch.sequence_begin(s), end = batch.sequence_begin(s + 1); i < end; ++i)
-      counted += batch.is_real(i) && batch.target(i, end) != ignore_label;
-  return counted;
-}
-
 /// Random numbers of one micro-batch of one step: a family of their own for each.
 inline RandomKey step_key(std::uint64_t seed, Index step, Index micro_batch) {
   auto const number = static_cast<std::uint64_t>(step);
@@ -142,7 +131,7 @@ class Trainer {
             ": the model's trainable parameters changed, make a new Trainer");
     for (Batch const& batch : micro_batches) {
       batch.check(model_->config().vocab_size);
-      report.counted += detail::counted_targets<typename Model::HeadType>(batch);
+      report.counted += Model::HeadType::classifies ? batch.sequences() : batch.counted_targets();
     }
     expects(report.counted > 0, "training step ", report.step, ": no label counts, expected at least one target that is not ",
             ignore_label);
