@@ -27,19 +27,17 @@ template <Real S>
 struct ForwardScratch {
   S* query;             // (R,d) scaled by 1 / sqrt(d)
   S* query_transposed;  // (d,R)
-  S* key;               // (B,d) row stride `key_stride`
+  S* key;               // (B,d)
   S* value;             // (B,d)
   S* scores;            // (B,R) becomes the weights
   S* output;            // (R,d)
   S* stick;             // (R)
-  Index key_stride;
-
   template <class Memory>
-  ForwardScratch(Workspace<Memory>& workspace, Index head_size) : key_stride(padded<S>(head_size) + lanes<S>) {
+  ForwardScratch(Workspace<Memory>& workspace, Index head_size) {
     Index const rows = AttentionBlocks::rows(head_size), width = padded<S>(head_size);
     query = workspace.template allocate<S>(rows, width).data();
     query_transposed = workspace.template allocate<S>(width, rows).data();
-    key = workspace.template allocate<S>(AttentionBlocks::keys, key_stride).data();
+    key = workspace.template allocate<S>(AttentionBlocks::keys, width).data();
     value = workspace.template allocate<S>(AttentionBlocks::keys, width).data();
     scores = workspace.template allocate<S>(AttentionBlocks::keys, rows).data();
     output = workspace.template allocate<S>(rows, width).data();
@@ -65,15 +63,15 @@ void forward_tile(ForwardCall<S> const& call, Sequence const& sequence, Index he
   while (end > 0) {
     KeyBlock const block = tile.block_before<S>(end, 0);
     Index const first = block.first, count = columns - first;
-    copy_block(block, d, keys, stride, scratch.key, scratch.key_stride);
-    copy_block(block, d, values, stride, scratch.value, width);
-    block_product<Operand::plain, Store::overwrite>(block.count, count, width, scratch.key, scratch.key_stride,
+    auto const key = block_rows(block, d, keys, stride, scratch.key);
+    auto const value = block_rows(block, d, values, stride, scratch.value);
+    block_product<Operand::plain, Store::overwrite>(block.count, count, width, key.data, key.stride,
                                                     scratch.query_transposed + first, columns, scratch.scores + first,
                                                     columns);
     mask_scores(tile, block, scratch.scores, columns);
     break_sticks<false>(block.count, first, columns, columns, scratch.scores, scratch.scores, scratch.stick);
     block_product<Operand::transposed, Store::add>(count, width, block.count, scratch.scores + first, columns,
-                                                   scratch.value, width, scratch.output + first * width, width);
+                                                   value.data, value.stride, scratch.output + first * width, width);
     end = block.begin;
     if (used_up(tile.rows, scratch.stick, call.extents.stop_below)) break;
   }

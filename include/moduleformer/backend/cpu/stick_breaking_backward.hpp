@@ -43,22 +43,19 @@ template <Real S>
 struct BackwardScratch {
   S *query, *query_transposed;    // (R,d) scaled by s, (d,R)
   S *output, *output_transposed;  // dy (R,d), (d,R)
-  S *key, *value;                 // (B,d) row stride `key_stride`
+  S *key, *value;                 // (B,d)
   S *exponential, *weight;        // (T,R) e and a of the tile
   S* score;                       // (B,R) A, then dl
   S* query_gradient;              // (R,d)
   S *stick, *prefix, *own;        // (R) sticks, sums of G, dy_i.v_i
   KeyBlock* blocks;               // as visited
-  Index key_stride;
-
   template <class Memory>
-  BackwardScratch(Workspace<Memory>& workspace, AttentionExtents const& extents, Index keys)
-      : key_stride(padded<S>(extents.head_size) + lanes<S>) {
+  BackwardScratch(Workspace<Memory>& workspace, AttentionExtents const& extents, Index keys) {
     Index const rows = AttentionBlocks::rows(extents.head_size), width = padded<S>(extents.head_size);
     auto const matrix = [&](Index m, Index n) { return workspace.template allocate<S>(m, n).data(); };
     query = matrix(rows, width), query_transposed = matrix(width, rows);
     output = matrix(rows, width), output_transposed = matrix(width, rows);
-    key = matrix(AttentionBlocks::keys, key_stride), value = matrix(AttentionBlocks::keys, key_stride);
+    key = matrix(AttentionBlocks::keys, width), value = matrix(AttentionBlocks::keys, width);
     exponential = matrix(keys, rows), weight = matrix(keys, rows);
     score = matrix(AttentionBlocks::keys, rows);
     query_gradient = matrix(rows, width);
@@ -89,7 +86,7 @@ template <Real S>
 void backward_tile(BackwardCall<S> const& call, Sequence const& sequence, Index head, QueryTile const& tile,
                    BackwardScratch<S> const& scratch, KeyGradients<S> const& gradients) {
   Index const d = call.extents.head_size, width = padded<S>(d), stride = call.q.extent(1);
-  Index const columns = padded<S>(tile.rows), column = head * d, key_stride = scratch.key_stride;
+  Index const columns = padded<S>(tile.rows), column = head * d;
   Index const row = sequence.query_begin * tile.rows_per_token + tile.first_row;
   S const scale = static_cast<S>(1.0 / std::sqrt(static_cast<double>(d)));
   S const* const keys = call.k.data() + sequence.key_begin * stride + column;
@@ -117,8 +114,8 @@ void backward_tile(BackwardCall<S> const& call, Sequence const& sequence, Index 
     KeyBlock const block = tile.block_before<S>(end, lowest);
     scratch.blocks[count] = block;
     S* const exponential = scratch.exponential + (block.begin - lowest) * columns;
-    copy_block(block, d, keys, stride, scratch.key, key_stride);
-    block_product<Operand::plain, Store::overwrite>(block.count, columns - block.first, width, scratch.key, key_stride,
+    auto const key = block_rows(block, d, keys, stride, scratch.key);
+    block_product<Operand::plain, Store::overwrite>(block.count, columns - block.first, width, key.data, key.stride,
                                                     scratch.query_transposed + block.first, columns,
                                                     exponential + block.first, columns);
     mask_scores(tile, block, exponential, columns);
@@ -131,15 +128,15 @@ void backward_tile(BackwardCall<S> const& call, Sequence const& sequence, Index 
     auto const [begin, size, first] = block;
     S const* const weight = scratch.weight + (begin - lowest) * columns;
     Index const rows = columns - first;
-    copy_block(block, d, keys, stride, scratch.key, key_stride);
-    copy_block(block, d, values, stride, scratch.value, key_stride);
-    block_product<Operand::plain, Store::overwrite>(size, rows, width, scratch.value, key_stride,
+    auto const key = block_rows(block, d, keys, stride, scratch.key);
+    auto const value = block_rows(block, d, values, stride, scratch.value);
+    block_product<Operand::plain, Store::overwrite>(size, rows, width, value.data, value.stride,
                                                     scratch.output_transposed + first, columns, scratch.score + first,
                                                     columns);
     score_gradients(size, first, columns, columns, scratch.exponential + (begin - lowest) * columns, weight,
                     scratch.own, scratch.score, scratch.prefix);
-    block_product<Operand::transposed, Store::add>(rows, width, size, scratch.score + first, columns, scratch.key,
-                                                   key_stride, scratch.query_gradient + first * width, width);
+    block_product<Operand::transposed, Store::add>(rows, width, size, scratch.score + first, columns, key.data,
+                                                   key.stride, scratch.query_gradient + first * width, width);
     block_product<Operand::plain, Store::add>(size, width, rows, scratch.score + first, columns,
                                               scratch.query + first * width, width, gradients.key + begin * width,
                                               width);
@@ -157,13 +154,13 @@ void backward_tile(BackwardCall<S> const& call, Sequence const& sequence, Index 
   }
 }
 
-/// Groups of tiles of one (sequence, head): enough for several cores where there are few heads, as long as
-/// their sums stay within 64 MiB. A function of shapes only.
+/// Groups of tiles of one (sequence, head): enough for several cores where there are few heads, as long as a
+/// group has some tiles and all sums stay within 64 MiB. A function of shapes only.
 template <Real S>
-Index gradient_groups(AttentionExtents const& extents, Index keys) {
-  Index const bytes = 2 * keys * padded<S>(extents.head_size) * static_cast<Index>(sizeof(S));
+Index gradient_groups(AttentionExtents const& extents, Sequence const& sequence) {
+  Index const bytes = 2 * sequence.key_count * padded<S>(extents.head_size) * static_cast<Index>(sizeof(S));
   Index const affordable = (Index{64} << 20) / std::max<Index>(1, bytes);
-  return std::max<Index>(1, std::min(8 / extents.heads, affordable));
+  return std::max<Index>(1, std::min({8 / extents.heads, affordable, query_tiles(extents, sequence) / 4}));
 }
 
 /// Adds a unit's sums to the rows [row, row + block) of dk and dv that are its keys, group after group.
@@ -205,9 +202,8 @@ void stick_breaking_backward(Cpu<S>& backend, StickBreakingVariant variant, Atte
   for (Sequence const& s : sequences) longest = std::max(longest, s.key_count);
   Index const heads = extents.heads, d = extents.head_size, width = detail::padded<S>(d);
   Index const units = sequences.extent(0) * heads;  // (sequence, head)
-  // Groups are a function of the sequence's own length; the widest decides the buffers.
   Index groups = 1;
-  for (Sequence const& s : sequences) groups = std::max(groups, detail::gradient_groups<S>(extents, s.key_count));
+  for (Sequence const& s : sequences) groups = std::max(groups, detail::gradient_groups<S>(extents, s));
   // Units whose sums are in memory together: some megabytes, and work for every thread.
   Index const bytes = 2 * longest * width * groups * static_cast<Index>(sizeof(S));
   Index const wanted =
@@ -220,7 +216,7 @@ void stick_breaking_backward(Cpu<S>& backend, StickBreakingVariant variant, Atte
   for (auto& part : scratch) part = detail::BackwardScratch<S>(backend.workspace(), extents, longest);
   auto const sums = backend.workspace().template allocate<S>(wave * groups, 2, longest * width);
   auto const groups_of = [&](Sequence const& s) {
-    return std::min(detail::gradient_groups<S>(extents, s.key_count), detail::query_tiles(extents, s));
+    return s.query_count > 0 ? detail::gradient_groups<S>(extents, s) : 0;
   };
 
   for (Index base = 0; base < units; base += wave) {

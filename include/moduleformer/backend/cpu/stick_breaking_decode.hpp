@@ -91,28 +91,20 @@ void visit_segment(ForwardCall<S> const& call, Sequence const& sequence, Index h
               width, rows);
   std::fill_n(segment.output, rows * width, S(0));
   std::fill_n(segment.stick, rows, S(1));
-  bool const in_place = width == d;
   S const* const keys = call.k.data() + sequence.key_begin * stride + column;
   S const* const values = call.v.data() + sequence.key_begin * stride + column;
   end = std::min(end, tile.visible_end(rows - 1));
   while (end > lowest) {
     Index const begin = std::max(lowest, end - narrow_block), count = end - begin;
-    S const* key = keys + begin * stride;
-    S const* value = values + begin * stride;
-    if (!in_place) {
-      copy_padded(count, d, key, stride, S(1), scratch.key, width, count);
-      copy_padded(count, d, value, stride, S(1), scratch.value, width, count);
-      key = scratch.key;
-      value = scratch.value;
-    }
-    Index const step = in_place ? stride : width;
+    auto const key = block_rows({begin, count, 0}, d, keys, stride, scratch.key);
+    auto const value = block_rows({begin, count, 0}, d, values, stride, scratch.value);
     for (Index i = 0; i < rows; ++i) {
       S* const weights = scratch.weights + i * narrow_block;
-      inner_products_of_rows(count, width, scratch.query + i * width, key, step, weights);
+      inner_products_of_rows(count, width, scratch.query + i * width, key.data, key.stride, weights);
       break_stick(std::clamp<Index>(tile.visible_end(i) - begin, 0, count), count, weights, segment.stick[i]);
     }
-    block_product<Operand::plain, Store::add>(rows, width, count, scratch.weights, narrow_block, value, step,
-                                              segment.output, width);
+    block_product<Operand::plain, Store::add>(rows, width, count, scratch.weights, narrow_block, value.data,
+                                              value.stride, segment.output, width);
     end = begin;
     if (used_up(rows, segment.stick, call.extents.stop_below)) break;
   }

@@ -92,10 +92,21 @@ void copy_padded(Index rows, Index width, S const* from, Index from_stride, S sc
   for (Index i = rows; i < padded_rows; ++i, to += to_stride) std::fill_n(to, padded<S>(width), S(0));
 }
 
-/// The block's rows of a head's keys or values.
+/// Rows in memory and their distance.
 template <Real S>
-void copy_block(KeyBlock const& block, Index head_size, S const* from, Index from_stride, S* to, Index to_stride) {
-  copy_padded(block.count, head_size, from + block.begin * from_stride, from_stride, S(1), to, to_stride, block.count);
+struct BlockRows {
+  S const* data;
+  Index stride;
+};
+
+/// The block's rows of a head's keys or values: where they lie, or a copy in `to` (keys of a block x padded d)
+/// where a vector would reach into the next head.
+template <Real S>
+BlockRows<S> block_rows(KeyBlock const& block, Index head_size, S const* from, Index from_stride, S* to) {
+  from += block.begin * from_stride;
+  if (padded<S>(head_size) == head_size) return {from, from_stride};
+  copy_padded(block.count, head_size, from, from_stride, S(1), to, padded<S>(head_size), block.count);
+  return {to, padded<S>(head_size)};
 }
 
 /// to (columns x rows) = from (rows x columns) transposed; both sizes are multiples of the vector length.
