@@ -125,10 +125,8 @@ Tuned tune(std::vector<Counts::Evidence> const& all, int orders, double vocab_si
   return best;
 }
 
-}  // namespace
-
 template <class Unit>
-Baselines fit_baselines(moduleformer::Documents<Unit> const& documents, Index vocab_size) {
+Baselines fit(moduleformer::Documents<Unit> const& documents, Index vocab_size) {
   moduleformer::expects(vocab_size > 0 && vocab_size <= Index{1} << id_bits, "baselines: expected a vocabulary of at most ",
                         Index{1} << id_bits, ", found ", vocab_size);
   auto const v = static_cast<double>(vocab_size);
@@ -164,7 +162,10 @@ Baselines fit_baselines(moduleformer::Documents<Unit> const& documents, Index vo
                          : bits(evidence_of(whole.with_predecessors(), held_out), kneser_ney.discounts, 3, v) / units};
 }
 
-template Baselines fit_baselines(moduleformer::Documents<unsigned char> const&, Index);
-template Baselines fit_baselines(moduleformer::Documents<moduleformer::TokenId> const&, Index);
+}  // namespace
+
+Baselines fit_baselines(Data const& data, Index vocab_size) {
+  return std::visit([&](auto const& batches) { return fit(batches.documents(), vocab_size); }, data);
+}
 
 }  // namespace cli

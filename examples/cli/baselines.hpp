@@ -7,7 +7,7 @@
 // predecessors. Which of the two, and the discounts, minimise the bits of the last tenth of the training
 // parts under counts of the rest; then everything is counted.
 
-#include <moduleformer/training/documents.hpp>
+#include "models.hpp"
 
 namespace cli {
 
@@ -18,11 +18,7 @@ struct Baselines {
 };
 
 /// For ids below vocab_size (at most 2^20). A held-out part begins without context. Throws Error if there is
-/// nothing to fit on or to predict.
-template <class Unit>
-Baselines fit_baselines(moduleformer::Documents<Unit> const& documents, moduleformer::Index vocab_size);
-
-extern template Baselines fit_baselines(moduleformer::Documents<unsigned char> const&, moduleformer::Index);
-extern template Baselines fit_baselines(moduleformer::Documents<moduleformer::TokenId> const&, moduleformer::Index);
+/// nothing to predict.
+Baselines fit_baselines(Data const& data, moduleformer::Index vocab_size);
 
 }  // namespace cli

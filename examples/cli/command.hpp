@@ -1,32 +1,22 @@
 // SPDX-License-Identifier: MIT
 #pragma once
-// A subcommand: its options, and what runs once they are parsed. Each stands in a file of its own.
+// A subcommand is a function that adds its options and returns what runs once they are parsed; its result is
+// the exit status. Each stands in a file of its own.
+
+#include "status.hpp"
 
 #include <CLI/CLI.hpp>
 
 #include <functional>
-#include <stdexcept>
 
 namespace cli {
 
-/// Exit statuses; 128 + signal after an interruption.
-enum Status : int { success = 0, failure = 1, wrong_usage = 2 };
+using Run = std::function<int()>;
 
-/// Options that contradict each other or the model: status 2.
-class UsageError : public std::runtime_error {
- public:
-  using std::runtime_error::runtime_error;
-};
-
-struct Command {
-  CLI::App* options;
-  std::function<int()> run;  // returns the exit status
-};
-
-Command train_command(CLI::App& app);
-Command generate_command(CLI::App& app);
-Command eval_command(CLI::App& app);
-Command inspect_command(CLI::App& app);
-Command logits_command(CLI::App& app);
+Run set_up_train(CLI::App& command);
+Run set_up_generate(CLI::App& command);
+Run set_up_eval(CLI::App& command);
+Run set_up_inspect(CLI::App& command);
+Run set_up_logits(CLI::App& command);
 
 }  // namespace cli

@@ -7,19 +7,15 @@
 #include "text.hpp"
 #include "train_options.hpp"
 
-#include <moduleformer/io/checkpoint.hpp>
-#include <moduleformer/training/evaluation.hpp>
 
 #include <fmt/core.h>
 
-#include <filesystem>
 #include <memory>
 
 namespace cli {
 namespace {
 
 namespace mf = moduleformer;
-using Model = LanguageModel<float>;
 
 struct Eval {
   std::string model, svg;
@@ -46,43 +42,28 @@ struct Eval {
     command.add_option("--threads", threads, "threads, 0 for all")->capture_default_str()->check(CLI::NonNegativeNumber)->type_name("INTEGER");
   }
 
-  /// Of the run that made the model, if it is stored there.
-  [[nodiscard]] mf::Index trained_window(Model const& loaded) const {
-    if (!std::filesystem::exists(std::filesystem::path(model) / (std::string(TrainOptions::file_stem) + ".safetensors"))) return 512;
-    TrainOptions options;
-    mf::load_state(model, loaded, options);
-    return options.window;
-  }
-
   int run() {
-    auto const loaded = mf::load<Model>(model);
+    auto const loaded = load_language_model(model, false);
     if (data.ids.empty()) expect_text_model(loaded.config(), model);
     mf::BatchOptions const options{.rows = rows,
-                                   .tokens = window > 0 ? window : trained_window(loaded),
+                                   .tokens = window > 0 ? window : stored_window(model, loaded).value_or(512),
                                    .held_out = held_out,
                                    .eos = data.ids.empty() && has_end_mark(loaded.config())};
     Data const read = read_data(data, options);
-    mf::Session session{loaded, {.threads = threads}};
     bool const is_text = is_text_model(loaded.config());
-    std::visit(
-        [&](auto const& batches) {
-          auto const evaluation = mf::evaluate(loaded, session, batches.held_out());
-          print_score(evaluation, is_text);
-          if (held_out < 1) print_baselines(fit_baselines(batches.documents(), loaded.config().vocab_size), is_text);
-          print_routers(evaluation);
-          if (!svg.empty()) draw_routers(evaluation, fmt::format("{}: how each router spread {} tokens", model, evaluation.tokens), svg);
-        },
-        read);
+    auto const evaluation = evaluate_held_out(loaded, read, threads);
+    print_score(evaluation, is_text);
+    if (held_out < 1) print_baselines(fit_baselines(read, loaded.config().vocab_size), is_text);
+    print_routers(evaluation);
+    if (!svg.empty()) draw_routers(evaluation, fmt::format("{}: how each router spread {} tokens", model, evaluation.tokens), svg);
     return success;
   }
 };
 
 }  // namespace
 
-Command eval_command(CLI::App& app) {
-  auto* const command = app.add_subcommand("eval", "Score a text under a model: bits per byte, perplexity; load and entropies of each router.");
-  auto const eval = std::make_shared<Eval>(*command);
-  return {command, [eval] { return eval->run(); }};
+Run set_up_eval(CLI::App& command) {
+  return [eval = std::make_shared<Eval>(command)] { return eval->run(); };
 }
 
 }  // namespace cli

@@ -4,9 +4,6 @@
 #include "models.hpp"
 #include "text.hpp"
 
-#include <moduleformer/io/checkpoint.hpp>
-#include <moduleformer/model/generation.hpp>
-
 #include <fmt/core.h>
 
 #include <cstdio>
@@ -18,7 +15,6 @@ namespace cli {
 namespace {
 
 namespace mf = moduleformer;
-using Model = LanguageModel<float>;
 
 struct Generate {
   std::string model, ids;
@@ -59,10 +55,10 @@ struct Generate {
     } catch (mf::Error const& error) {
       throw UsageError(error.what());
     }
-    auto const loaded = mf::load<Model>(model);
+    auto const loaded = load_language_model(model, false);
     if (loaded.config().eos_token_id >= 0) options.stop_ids.push_back(static_cast<mf::TokenId>(loaded.config().eos_token_id));
     if (!ids.empty()) {
-      for (auto const& result : mf::generate(loaded, read_ids(ids), options)) {
+      for (auto const& result : generate_tokens(loaded, read_ids(ids), options, [](mf::Index, mf::TokenId) {})) {
         for (mf::TokenId const id : result.tokens) fmt::print("{} ", id);
         fmt::print("\n");
       }
@@ -72,7 +68,7 @@ struct Generate {
     return continue_texts(loaded);
   }
 
-  int continue_texts(Model const& loaded) {
+  int continue_texts(LanguageModel<float> const& loaded) {
     std::vector<std::vector<mf::TokenId>> encoded;
     for (auto const& prompt : prompts) {
       auto& prompt_ids = encoded.emplace_back(bytes_to_ids(prompt));
@@ -85,7 +81,7 @@ struct Generate {
       if (!no_echo) std::fwrite(prompts[i].data(), 1, prompts[i].size(), stdout);
     };
     if (streams) echo(0);
-    auto const results = mf::generate(loaded, encoded, options, [&](mf::Index, mf::TokenId id) {
+    auto const results = generate_tokens(loaded, encoded, options, [&](mf::Index, mf::TokenId id) {
       if (!streams) return;
       std::putchar(static_cast<int>(id));
       std::fflush(stdout);
@@ -103,10 +99,8 @@ struct Generate {
 
 }  // namespace
 
-Command generate_command(CLI::App& app) {
-  auto* const command = app.add_subcommand("generate", "Continue text under a language model.");
-  auto const generate = std::make_shared<Generate>(*command);
-  return {command, [generate] { return generate->run(); }};
+Run set_up_generate(CLI::App& command) {
+  return [generate = std::make_shared<Generate>(command)] { return generate->run(); };
 }
 
 }  // namespace cli

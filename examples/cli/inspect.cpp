@@ -1,16 +1,15 @@
 // SPDX-License-Identifier: MIT
 // moduleformer inspect: what a model's folder holds, without reading its weights.
 #include "command.hpp"
-#include "models.hpp"
+#include "folder.hpp"
 
-#include <moduleformer/io/checkpoint.hpp>
-#include <moduleformer/model/count.hpp>
-
-#include <fmt/core.h>
+#include <fmt/format.h>
 
 #include <memory>
 #include <set>
 #include <string>
+#include <string_view>
+#include <utility>
 
 namespace cli {
 namespace {
@@ -34,7 +33,7 @@ std::string experts_text(mf::ExpertCounts const& experts) {
 
 void line(char const* name, std::string const& value) { fmt::print("{:<22}{}\n", name, value); }
 
-void print_shape(mf::StoredConfig const& stored) {
+void print_shape(FolderContents const& stored) {
   mf::Config const& c = stored.config;
   line("model", stored.architecture);
   line("vocabulary", std::to_string(c.vocab_size));
@@ -53,15 +52,6 @@ void print_shape(mf::StoredConfig const& stored) {
   if (!ids.empty()) line("special ids", ids);
 }
 
-void print_policies(mf::StoredConfig const& stored) {
-  for (auto const& [role, policy] : stored.policies) {
-    std::string text = policy.name;
-    for (auto const& [key, number] : policy.numbers) text += fmt::format(" {}={}", key, number);
-    line(role.c_str(), text);
-  }
-  mf::Settings::visit(stored.settings, [](char const* key, auto const& value) { line(key, fmt::format("{}", value)); });
-}
-
 struct Inspect {
   std::string model;
   mf::Index window = 512;
@@ -76,49 +66,37 @@ struct Inspect {
     command.add_flag("--tensors", tensors, "list every tensor");
   }
 
-  int run() {
-    mf::StoredConfig const stored = mf::describe_folder(model);
-    mf::TensorSource const source{mf::resolve_folder(model)};
-    auto const policies = mf::choose_policies<mf::dynamic_policies>(stored);
-    auto const table = stored.classifies() ? Classifier<float>::declare(stored.config, stored.settings, policies)
-                                           : LanguageModel<float>::declare(stored.config, stored.settings, policies);
-    mf::expect_layers(source, stored.config.layers);
-    mf::expect_tensors(source, table, false);
+  int run() const {
+    FolderContents const contents = read_folder(model);
+    print_shape(contents);
+    for (auto const& [role, policy] : contents.policies) line(role.c_str(), policy);
+    mf::Settings::visit(contents.settings, [](char const* key, auto const& value) { line(key, fmt::format("{}", value)); });
 
-    print_shape(stored);
-    print_policies(stored);
-    mf::Index const outputs = stored.classifies() ? stored.config.labels : stored.config.vocab_size;
-    mf::Counts const counts = mf::count(stored.config, policies, outputs);
+    mf::Counts const& counts = contents.counts;
     mf::Index bytes = 0;
-    std::set<std::string> types;
-    for (mf::Segment const& segment : table.segments()) {
-      mf::StoredTensor const& tensor = source.at(segment.name);
-      bytes += tensor.end - tensor.begin;
-      types.emplace(tensor.data_type.name);
+    std::set<std::string_view> types;
+    for (auto const& tensor : contents.tensors) {
+      bytes += tensor.bytes;
+      types.insert(tensor.type);
     }
-    std::string type_names;
-    for (auto const& type : types) type_names += " " + type;
     line("parameters", grouped(counts.parameters));
     line("active per token", fmt::format("{} ({:.1f} %)", grouped(counts.active_parameters),
                                          100.0 * static_cast<double>(counts.active_parameters) / static_cast<double>(counts.parameters)));
-    line("bytes", fmt::format("{} in the file ({}), {} in memory", grouped(bytes), type_names.substr(1), grouped(4 * counts.parameters)));
+    line("bytes", fmt::format("{} in the file ({}), {} in memory", grouped(bytes), fmt::join(types, " "), grouped(4 * counts.parameters)));
     line("FLOPs per token", fmt::format("{:.4g} forward, {:.4g} with backward, mean over {} tokens", counts.mean_forward_flops(window),
                                         counts.mean_training_flops(window), window));
-    auto const obstacle = stored.published_obstacle();
+    auto const& obstacle = contents.published_obstacle;
     line("published code", obstacle.empty() ? "can load this folder" : "cannot load this folder: " + obstacle);
     if (tensors)
-      for (mf::Segment const& segment : table.segments())
-        fmt::print("{:<60} {:<5} {}\n", segment.name, source.at(segment.name).data_type.name, mf::shape_text(segment.shape));
+      for (auto const& tensor : contents.tensors) fmt::print("{:<60} {:<5} {}\n", tensor.name, tensor.type, tensor.shape);
     return success;
   }
 };
 
 }  // namespace
 
-Command inspect_command(CLI::App& app) {
-  auto* const command = app.add_subcommand("inspect", "Describe a model: sizes, policies, parameters, bytes, FLOPs per token.");
-  auto const inspect = std::make_shared<Inspect>(*command);
-  return {command, [inspect] { return inspect->run(); }};
+Run set_up_inspect(CLI::App& command) {
+  return [inspect = std::make_shared<Inspect>(command)] { return inspect->run(); };
 }
 
 }  // namespace cli

@@ -11,20 +11,24 @@
 #include <cstdio>
 #include <cstring>
 #include <exception>
-#include <initializer_list>
 #include <new>
 #include <stdexcept>
 
 namespace {
 
-int run(std::initializer_list<cli::Command> commands) {
-  int status = cli::success;
-  for (cli::Command const& command : commands)
-    if (command.options->parsed()) status = command.run();
-  // What could not be printed is a failure too: a full disk behind a redirection.
-  if (std::fflush(stdout) != 0) throw std::runtime_error(fmt::format("standard output: {}", std::strerror(errno)));
-  return status;
-}
+struct Command {
+  char const* name;
+  char const* description;
+  cli::Run (*set_up)(CLI::App&);
+};
+
+constexpr Command commands[] = {
+    {"train", "Train a new model on text, or go on with a stopped run. Ctrl-C saves and exits with 130.", cli::set_up_train},
+    {"generate", "Continue text under a language model.", cli::set_up_generate},
+    {"eval", "Score a text under a model: bits per byte, perplexity; load and entropies of each router.", cli::set_up_eval},
+    {"inspect", "Describe a model: sizes, policies, parameters, bytes, FLOPs per token.", cli::set_up_inspect},
+    {"logits", "Run a batch of ids through a model of either kind: logits, losses, gradients.", cli::set_up_logits},
+};
 
 }  // namespace
 
@@ -34,11 +38,17 @@ int main(int argc, char** argv) {
   app.set_version_flag("--version", moduleformer::build_info());
   app.require_subcommand(1);
   app.footer("Exit status: 0 success, 1 failure, 2 wrong usage, 130 interrupted. Each command has its own --help.");
-  auto const commands = {cli::train_command(app), cli::generate_command(app), cli::eval_command(app), cli::inspect_command(app),
-                         cli::logits_command(app)};
+  cli::Run run;
+  for (Command const& command : commands) {
+    auto* const options = app.add_subcommand(command.name, command.description);
+    options->callback([&run, start = command.set_up(*options)] { run = start; });
+  }
   try {
     app.parse(argc, argv);
-    return run(commands);
+    int const status = run();
+    // What could not be printed is a failure too: a full disk behind a redirection.
+    if (std::fflush(stdout) != 0) throw std::runtime_error(fmt::format("standard output: {}", std::strerror(errno)));
+    return status;
   } catch (CLI::ParseError const& error) {
     return app.exit(error) == 0 ? cli::success : cli::wrong_usage;
   } catch (cli::UsageError const& error) {

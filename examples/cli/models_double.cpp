@@ -1,9 +1,8 @@
 // SPDX-License-Identifier: MIT
-#include "models.hpp"
+#include "write_logits.hpp"
 
-namespace moduleformer {
+namespace cli {
 
-template class Model<LanguageModelHead, dynamic_shape, dynamic_policies, Cpu<double>>;
-template class Model<ClassificationHead, dynamic_shape, dynamic_policies, Cpu<double>>;
+template void write_logits<double>(LogitsOptions const&, bool);
 
-}  // namespace moduleformer
+}  // namespace cli

@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: MIT
 #include "text.hpp"
 
-#include "command.hpp"
+#include "status.hpp"
 
 #include <moduleformer/io/safetensors.hpp>
 
+#include <CLI/CLI.hpp>
 #include <fmt/core.h>
 
 #include <filesystem>
@@ -37,6 +38,22 @@ std::vector<std::vector<mf::TokenId>> read_ids(std::string const& file) {
   for (auto begin = ids.begin(); begin != ids.end(); begin += tensor.shape.back())
     documents.emplace_back(begin, begin + tensor.shape.back());
   return documents;
+}
+
+mf::Batch read_batch(std::string const& path) {
+  mf::SafetensorsFile const file{path};
+  mf::StoredTensor const& ids = file.at("input_ids");
+  if (ids.shape.size() != 2) mf::fail<mf::FormatError>(ids.where(), ": expected shape (B, T), found ", mf::shape_text(ids.shape));
+  mf::Batch batch{.rows = ids.shape[0], .tokens = ids.shape[1], .ids = ids.read<mf::TokenId>()};
+  if (auto const* const mask = file.find("attention_mask"); mask != nullptr) {
+    mask->expect_shape(ids.shape);
+    for (mf::TokenId const bit : mask->read<mf::TokenId>()) {
+      if (bit != 0 && bit != 1) mf::fail<mf::FormatError>(mask->where(), ": expected zeros and ones, found ", bit);
+      batch.mask.push_back(static_cast<std::uint8_t>(bit));
+    }
+  }
+  if (auto const* const labels = file.find("labels"); labels != nullptr) batch.labels = labels->read<mf::TokenId>();
+  return batch;
 }
 
 bool has_end_mark(mf::Config const& config) { return config.vocab_size == 257 && config.eos_token_id == mf::ByteBatches::eos_id; }

@@ -3,14 +3,14 @@
 // What the program reads: text files (id = byte, each file one document), or a safetensors file of ids for
 // other vocabularies.
 
-#include <moduleformer/model/config.hpp>
-#include <moduleformer/training/data.hpp>
-
-#include <CLI/CLI.hpp>
+#include "models.hpp"
 
 #include <string>
-#include <variant>
 #include <vector>
+
+namespace CLI {
+class App;
+}
 
 namespace cli {
 
@@ -22,13 +22,15 @@ struct DataOptions {
 /// Adds --data and --tokens.
 void add_data_options(CLI::App& command, DataOptions& data);
 
-using Data = std::variant<moduleformer::ByteBatches, moduleformer::TokenBatches>;
-
 /// Throws UsageError unless exactly one of the two was given; Error for files that cannot be read.
 Data read_data(DataOptions const& data, moduleformer::BatchOptions const& options);
 
 /// Rows of the integer tensor `input_ids`, (T) or (B,T), as documents.
 std::vector<std::vector<moduleformer::TokenId>> read_ids(std::string const& file);
+
+/// input_ids (B,T), and if they are there attention_mask (B,T) and labels, of any shape. Throws FormatError
+/// naming file and tensor.
+moduleformer::Batch read_batch(std::string const& file);
 
 /// Whether a model's ids are bytes, perhaps with the end mark 256.
 bool is_text_model(moduleformer::Config const& config);

@@ -11,7 +11,6 @@
 
 #include <moduleformer/io/checkpoint.hpp>
 #include <moduleformer/model/count.hpp>
-#include <moduleformer/training/evaluation.hpp>
 #include <moduleformer/training/trainer.hpp>
 
 #include <fmt/core.h>
@@ -21,13 +20,16 @@
 #include <algorithm>
 #include <filesystem>
 #include <memory>
+#include <optional>
 #include <set>
 #include <utility>
 
 namespace cli {
-namespace {
 
 namespace mf = moduleformer;
+
+namespace {
+
 using Model = LanguageModel<float>;
 using Trainer = mf::Trainer<Model, mf::AnySchedule>;
 
@@ -110,7 +112,7 @@ Model Train::start_model() {
 }
 
 Model Train::resume_model() {
-  auto model = mf::load<Model>(out_, {.map = false});
+  auto model = load_language_model(out_, true);
   TrainOptions stored;
   mf::load_state(out_, model, stored);
   take_stored(stored);
@@ -194,21 +196,23 @@ int Train::train(Model& model, Data const& data) {
 }
 
 void Train::evaluate(Model const& model, Data const& data) const {
-  mf::Session session{model, {.threads = threads_}};
-  std::visit(
-      [&](auto const& batches) {
-        print_score(mf::evaluate(model, session, batches.held_out()), is_text_model(model.config()));
-        print_baselines(fit_baselines(batches.documents(), model.config().vocab_size), is_text_model(model.config()));
-      },
-      data);
+  bool const is_text = is_text_model(model.config());
+  print_score(evaluate_held_out(model, data, threads_), is_text);
+  print_baselines(fit_baselines(data, model.config().vocab_size), is_text);
 }
 
 }  // namespace
 
-Command train_command(CLI::App& app) {
-  auto* const command = app.add_subcommand("train", "Train a new model on text, or go on with a stopped run. Ctrl-C saves and exits with 130.");
-  auto const train = std::make_shared<Train>(*command);
-  return {command, [train] { return train->run(); }};
+std::optional<mf::Index> stored_window(std::string const& folder, LanguageModel<float> const& model) {
+  namespace fs = std::filesystem;
+  if (!fs::exists(fs::path(folder) / (std::string(TrainOptions::file_stem) + ".safetensors"))) return {};
+  TrainOptions options;
+  mf::load_state(folder, model, options);
+  return options.window;
+}
+
+Run set_up_train(CLI::App& command) {
+  return [train = std::make_shared<Train>(command)] { return train->run(); };
 }
 
 }  // namespace cli

@@ -3,6 +3,8 @@
 // Options of `train`. One visitor lists them: it makes the command's options, and the file beside a stopped
 // run that a resumed one takes them from.
 
+#include "models.hpp"
+
 #include <moduleformer/model/config.hpp>
 #include <moduleformer/routing/policies.hpp>
 #include <moduleformer/training/data.hpp>
@@ -12,6 +14,7 @@
 #include <CLI/CLI.hpp>
 
 #include <map>
+#include <optional>
 #include <string>
 #include <string_view>
 
@@ -56,6 +59,9 @@ struct TrainOptions {
   /// Of micro-batches, from those of `step` on.
   [[nodiscard]] moduleformer::BatchOptions batches() const;
 };
+
+/// The window of the run that made a model, if its options stand beside it.
+std::optional<moduleformer::Index> stored_window(std::string const& folder, LanguageModel<float> const& model);
 
 /// Adds an option for each; returns them by name.
 std::map<std::string, CLI::Option*, std::less<>> add_train_options(CLI::App& command, TrainOptions& options);
