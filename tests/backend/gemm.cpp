@@ -64,7 +64,8 @@ BOOST_AUTO_TEST_SUITE(backend_gemm)
 
 BOOST_AUTO_TEST_CASE_TEMPLATE(every_transposition, S, Scalars) {
   for (Size const size : {Size{1, 1, 1}, {1, 7, 5}, {2, 64, 8}, {3, 17, 31}, {4, 129, 33}, {5, 1, 9}, {5, 47, 257},
-                          {7, 48, 1}, {16, 49, 255}, {33, 97, 64}, {63, 500, 19}, {130, 31, 300}})
+                          {7, 48, 1}, {16, 49, 255}, {33, 97, 64}, {63, 500, 19},
+                          {130, 31, 300}, {200, 70, 90}})
     for (bool const trans_a : {false, true})
       for (bool const trans_b : {false, true}) {
         check<S>(size, trans_a, trans_b, S(1), S(0));
@@ -73,10 +74,14 @@ BOOST_AUTO_TEST_CASE_TEMPLATE(every_transposition, S, Scalars) {
 }
 
 BOOST_AUTO_TEST_CASE_TEMPLATE(around_block_sizes, S, Scalars) {
-  using Blocks = mf::detail::GemmBlocks<S>;
+  using Blocks = mf::detail::LargeBlocks<S>;
+  constexpr Index many = mf::detail::own_rows + 1, width = mf::detail::panel_width<S>;
   for (Index const d : {-1, 0, 1}) {
-    check<S>({9, 11, Blocks::k + d}, false, false, S(1), S(0));
-    check<S>({9, Blocks::n + d, 6}, false, true, S(1), S(1));
+    check<S>({mf::detail::own_rows + d, 11, 7}, false, true, S(1), S(0));
+    check<S>({mf::detail::panel_rows + d, 2 * width + d, mf::detail::panel_depth + d}, false, true, S(1), S(0));
+    check<S>({2 * mf::detail::panel_rows + d, width + d, 2 * mf::detail::panel_depth + d}, true, false, S(0.5), S(1));
+    check<S>({many, 11, Blocks::k + d}, false, false, S(1), S(0));
+    check<S>({many, Blocks::n + d, 6}, false, true, S(1), S(1));
     check<S>({Blocks::m + d, 10, 7}, true, false, S(1), S(0));
   }
   check<S>({Blocks::m + 1, Blocks::n + 1, Blocks::k + 1}, false, false, S(1), S(1));
