@@ -106,7 +106,7 @@ inline std::string safetensors_prefix(std::span<OutputTensor const* const> tenso
     json += data_type_name(tensor->type);
     json += "\",\"shape\":[";
     for (std::size_t k = 0; k < tensor->shape.size(); ++k)
-      json += (k == 0 ? "" : ",") + std::to_string(tensor->shape[k]);
+      (json += k == 0 ? "" : ",") += std::to_string(tensor->shape[k]);
     Index const end = begin + tensor->bytes();
     json += "],\"data_offsets\":[" + std::to_string(begin) + ',' + std::to_string(end) + "]},";
     begin = end;
