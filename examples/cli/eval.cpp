@@ -39,7 +39,7 @@ struct Eval {
         ->type_name("INTEGER");
     command.add_option("--rows", rows, "windows at a time")->capture_default_str()->check(CLI::PositiveNumber)->type_name("INTEGER");
     command.add_option("--svg", svg, "draw the routers' use into this file")->type_name("FILE");
-    command.add_option("--threads", threads, "threads, 0 for all")->capture_default_str()->check(CLI::NonNegativeNumber)->type_name("INTEGER");
+    command.add_option("--threads", threads, "threads, 0 for all")->capture_default_str()->check(CLI::NonNegativeNumber)->type_name("INTEGER")->take_last();
   }
 
   int run() {

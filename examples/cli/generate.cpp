@@ -44,7 +44,7 @@ struct Generate {
     command.add_option("--threads", options.threads, "threads, 0 for all")
         ->capture_default_str()
         ->check(CLI::NonNegativeNumber)
-        ->type_name("INTEGER");
+        ->type_name("INTEGER")->take_last();
   }
 
   int run() {

@@ -23,7 +23,7 @@ struct LogitsCommand {
         ->type_name("OUT.safetensors");
     command.add_flag("--gradients", options.gradients, "also write grad.<parameter> of the total loss, for every parameter");
     command.add_flag("--double", options.in_double, "compute and write in double precision");
-    command.add_option("--threads", options.threads, "threads, 0 for all")->capture_default_str()->check(CLI::NonNegativeNumber)->type_name("INTEGER");
+    command.add_option("--threads", options.threads, "threads, 0 for all")->capture_default_str()->check(CLI::NonNegativeNumber)->type_name("INTEGER")->take_last();
   }
 
   int run() const {

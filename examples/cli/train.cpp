@@ -78,7 +78,7 @@ Train::Train(CLI::App& command) {
       ->check(CLI::NonNegativeNumber)
       ->type_name("INTEGER");
   command.add_flag("--no-eval", no_eval_, "do not score the held-out text at the end");
-  command.add_option("--threads", threads_, "threads, 0 for all")->capture_default_str()->check(CLI::NonNegativeNumber)->type_name("INTEGER");
+  command.add_option("--threads", threads_, "threads, 0 for all")->capture_default_str()->check(CLI::NonNegativeNumber)->type_name("INTEGER")->take_last();
   given_ = add_train_options(command, options_);
 }
 

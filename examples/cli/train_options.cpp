@@ -5,6 +5,7 @@
 
 #include <fmt/core.h>
 
+#include <algorithm>
 #include <sstream>
 #include <stdexcept>
 #include <utility>
@@ -56,8 +57,8 @@ std::map<std::string_view, Help> const& helps() {
       {"eos", {data, "id 256 begins and ends each document"}},
       {"schedule", {optimizer, "learning-rate schedule"}},
       {"rate", {optimizer, "learning rate"}},
-      {"warmup", {optimizer, "steps of linear warm-up"}},
-      {"decay", {optimizer, "last steps, in which stable_decay falls"}},
+      {"warmup", {optimizer, "steps of linear warm-up; -1: a tenth of all, at most 100"}},
+      {"decay", {optimizer, "last steps, in which stable_decay falls; -1: a fifth of all"}},
       {"floor", {optimizer, "the schedule's last factor"}},
       {"weight-decay", {optimizer, "weight decay of matrices"}},
       {"beta1", {optimizer, "AdamW's decay of the first moment"}},
@@ -138,7 +139,7 @@ std::map<std::string, CLI::Option*, std::less<>> add_train_options(CLI::App& com
       if (auto const names = choices(name); !names.empty()) option->check(CLI::IsMember(names))->type_name("NAME");
       else option->type_name(std::same_as<T, double> ? "NUMBER" : std::same_as<T, std::string> ? "TEXT" : "INTEGER");
     }
-    option->group(std::string(help.group));
+    option->group(std::string(help.group))->take_last();
     all.emplace(name, option);
   });
   return all;
@@ -191,7 +192,9 @@ mf::AnySchedule TrainOptions::rates() const {
   mf::expects(mf::choose_policy(chosen, schedule), "--schedule: expected one of ", mf::policy_choices(chosen), ", found ", schedule);
   mf::visit_policy_numbers(chosen, [this]<class T>(std::string_view key, T& number) {
     if constexpr (std::same_as<T, double>) number = floor;
-    else number = key == "total" ? steps : key == "warmup" ? warmup : decay;
+    else if (key == "total") number = steps;
+    else if (key == "warmup") number = warmup == -1 ? std::min(mf::Index{100}, steps / 10) : warmup;
+    else number = decay == -1 ? steps / 5 : decay;
   });
   return chosen;
 }

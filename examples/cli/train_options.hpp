@@ -40,7 +40,7 @@ struct TrainOptions {
   // Optimizer and schedule.
   std::string schedule;
   double rate = 3e-3, floor = 0.1, weight_decay = 0.1, beta1 = 0.9, beta2 = 0.95, epsilon = 1e-8, clip = 1;
-  moduleformer::Index warmup = 50, decay = 100;
+  moduleformer::Index warmup = -1, decay = -1;
   bool recompute = false;
   std::uint64_t seed = 1;
 
