@@ -1,0 +1,152 @@
+# SPDX-License-Identifier: MIT
+"""Exit status and message for every way to use the program wrongly, and for what goes wrong."""
+import os
+import subprocess
+import unittest
+
+import support
+from support import TINY
+
+COMMANDS = {
+    "train": "--data --tokens --out --resume --overwrite --save-every --no-eval --threads --vocab --hidden --layers "
+             "--router-hidden --attention-experts --attention-top-k --heads --attention-hidden --ffn-experts --ffn-top-k "
+             "--ffn-hidden --attention --activation --router --gating --norm --routing-loss --loss-numbers "
+             "--aux-loss-weight --embedding-dropout --residual-dropout --router-dropout --sampled-slots "
+             "--initializer-range --rows --window --steps --accumulate --held-out --eos --schedule --rate --warmup --decay "
+             "--floor --weight-decay --beta1 --beta2 --epsilon --clip --recompute --seed",
+    "generate": "--model --prompt --tokens --max-new-tokens --temperature --top-k --top-p --repetition-penalty --stop-id "
+                "--seed --no-echo --threads",
+    "eval": "--model --data --tokens --held-out --window --rows --svg --threads",
+    "inspect": "--model --window --tensors",
+    "logits": "--model --input --output --gradients --double --threads",
+}
+
+
+class Help(support.ProgramTest):
+    def test_every_command_lists_its_options_with_defaults(self):
+        top = self.run_program("--help").out
+        for command, options in COMMANDS.items():
+            self.assertIn(command, top)
+            text = self.run_program(command, "--help").out
+            for option in options.split():
+                self.assertRegex(text, rf"{option}\b", command)
+        text = self.run_program("train", "--help").out
+        for default in ("[1000]", "[0.003]", "[cosine]", "[inclusive]", "[mlp]", "[mi]", "[gelu_new]", "[softmax_top_k]"):
+            self.assertIn(default.strip("[]"), text)
+        for name in "inclusive_remainder strict strict_remainder linear gmm mlp_relu load_concentration switch router_z " \
+                    "importance_cv2 weighted_sum none silu relu tanh stable_decay constant".split():
+            self.assertIn(name, text)
+
+    def test_version_tells_how_it_was_built(self):
+        self.assertIn("moduleformer", self.run_program("--version").out)
+
+
+class WrongUsage(support.ProgramTest):
+    def test_the_command_line(self):
+        self.refuse(2, "subcommand")
+        self.refuse(2, "", "walk")
+        self.refuse(2, "--out", "train", "--data", self.text)
+        self.refuse(2, "--nonsense", "eval", "--nonsense", "--model", "m", "--data", self.text)
+        self.refuse(2, "--steps", "train", "--data", self.text, "--out", "m", "--steps", "many")
+        self.refuse(2, "--router", "train", "--data", self.text, "--out", "m", "--router", "oracle")
+        self.refuse(2, "--threads", "generate", "--model", "m", "--prompt", "a", "--threads", "-1")
+        self.refuse(2, "--held-out", "eval", "--model", "m", "--data", self.text, "--held-out", "2")
+
+    def test_training_options(self):
+        train = ["train", "--data", self.text, "--out", "m", *TINY]
+        self.refuse(2, "k_att: 5 exceeds n_att_experts 4", *train, "--attention-top-k", "5")
+        self.refuse(2, "n_head: 3 does not divide att_hidden 16", *train, "--heads", "3")
+        self.refuse(2, "n_embd", *train, "--hidden", "-4")
+        self.refuse(2, "n_layer", *train, "--layers", "99999999999")
+        self.refuse(2, "moe_pdrop", *train, "--router-dropout", "1")
+        self.refuse(2, "sample_topk", *train, "--sampled-slots", "3")
+        self.refuse(2, "warmup", *train, "--steps", "5", "--warmup", "9")
+        self.refuse(2, "beta2", *train, "--beta2", "1")
+        self.refuse(2, "--steps", *train, "--steps", "0")
+        self.refuse(2, "--resume and --overwrite", *train, "--resume", "--overwrite")
+        self.refuse(2, "no number 'mi'", *train, "--loss-numbers", "mi=1")
+        self.refuse(2, "KEY=VALUE", *train, "--routing-loss", "switch", "--loss-numbers", "z_weight=x")
+        self.refuse(2, "257", *train, "--eos", "--vocab", "256")
+        self.refuse(2, "--tokens", "train", "--out", "m", *TINY)
+        self.refuse(2, "--tokens", *train, "--vocab", "300")
+        self.assertFalse((self.path / "m").exists())
+
+    def test_generation_options(self):
+        self.train()
+        generate = ["generate", "--model", "model"]
+        self.refuse(2, "--prompt", *generate)
+        self.refuse(2, "temperature", *generate, "--prompt", "a", "--temperature", "-1")
+        self.refuse(2, "top_p", *generate, "--prompt", "a", "--top-p", "0")
+        self.refuse(2, "--max-new-tokens", *generate, "--prompt", "a", "--max-new-tokens", "0")
+        self.refuse(1, "prompt 0 is empty", *generate, "--prompt", "")
+        self.refuse(1, "stop_ids", *generate, "--prompt", "a", "--stop-id", "256")
+
+    def test_a_model_is_not_replaced_by_accident(self):
+        self.train()
+        before = (self.path / "model" / "model.safetensors").read_bytes()
+        self.refuse(2, "--overwrite", "train", "--data", self.text, "--out", "model", *TINY)
+        self.assertEqual(before, (self.path / "model" / "model.safetensors").read_bytes())
+        self.train("model", 3, "--overwrite", "--seed", "5")
+        self.assertNotEqual(before, (self.path / "model" / "model.safetensors").read_bytes())
+
+
+class Failure(support.ProgramTest):
+    def test_texts(self):
+        empty = self.path / "empty.txt"
+        empty.touch()
+        for name, message in (("absent.txt", "nothing of that name"), (empty, "empty"), (self.path, "folder")):
+            self.refuse(1, message, "train", "--data", name, "--out", "m", *TINY)
+        short = self.path / "short.txt"
+        short.write_text("a")
+        self.refuse(1, "training text", "train", "--data", short, "--out", "m", *TINY)
+
+    def test_folders(self):
+        train = ["train", "--data", self.text, *TINY, "--out"]
+        self.refuse(1, "does not exist", *train, "absent/model")
+        self.refuse(1, "found a file", *train, self.text)
+        self.refuse(1, "absent", "train", "--data", self.text, "--out", "absent", "--resume")
+        for command in ("generate", "--prompt", "a"), ("eval", "--data", self.text), ("inspect",):
+            self.refuse(1, "absent", command[0], "--model", "absent", *command[1:])
+        if os.geteuid() != 0:
+            os.chmod(self.path, 0o555)
+            self.refuse(1, "not writable", *train, "model")
+            os.chmod(self.path, 0o755)
+
+    def test_damaged_models(self):
+        self.train()
+        weights = self.path / "model" / "model.safetensors"
+        whole = weights.read_bytes()
+        weights.write_bytes(whole[:-4])
+        for command in ("inspect",), ("generate", "--prompt", "a"), ("eval", "--data", self.text):
+            self.refuse(1, "model.safetensors", command[0], "--model", "model", *command[1:])
+        weights.write_bytes(whole)
+        config = self.path / "model" / "config.json"
+        good = config.read_text()
+        config.write_text(good.replace('"k_att": 2', '"k_att": 9'))
+        self.refuse(1, "k_att", "inspect", "--model", "model")
+        config.write_text(good.replace('"n_embd": 16', '"n_embd": 24'))
+        self.refuse(1, "shape", "inspect", "--model", "model")
+        config.write_text("{")
+        self.refuse(1, "config.json", "inspect", "--model", "model")
+
+    def test_output_that_cannot_be_written(self):
+        self.train()
+        if os.path.exists("/dev/full"):
+            with open("/dev/full", "wb") as full:
+                result = subprocess.run([support.PROGRAM, "inspect", "--model", "model"], cwd=self.path, stdout=full,
+                                        stderr=subprocess.PIPE, check=False)
+            self.assertEqual(result.returncode, 1)
+            self.assertIn(b"standard output", result.stderr)
+        self.refuse(1, "absent/a.svg", "eval", "--model", "model", "--data", self.text, "--svg", "absent/a.svg")
+
+    def test_a_diverging_run_stops_and_keeps_the_last_checkpoint(self):
+        self.train("model", 4)
+        before = (self.path / "model" / "model.safetensors").read_bytes()
+        result = self.run_program("train", "--data", self.text, "--out", "model", "--resume", "--steps", 40, "--rate", "1e30",
+                                  "--clip", "0", "--schedule", "constant", "--threads", "2", status=1)
+        self.assertRegex(result.err, r"training step \d+: .*not finite")
+        self.assertEqual(before, (self.path / "model" / "model.safetensors").read_bytes())
+
+
+if __name__ == "__main__":
+    unittest.main(verbosity=2)
