@@ -3,11 +3,13 @@
 # sh examples/run.sh [TEXT...]: installs what is missing (Debian), builds the command-line program, trains a small
 # ModuleFormer on the texts (with none: this repository's sources and documents and the system's licence
 # texts), compares it with a unigram and a trigram model, draws how its routers spread the tokens, and
-# generates a passage. Results stand in build/main_job. THREADS, STEPS: to change the job's size.
+# generates a passage. Results stand in build/main_job. THREADS, STEPS: the job's size.
 set -eu
 given=$PWD
 cd "$(dirname "$0")/.."
 JOBS=${JOBS:-$(nproc 2>/dev/null || echo 2)}
+# Threads that wait give their core away: on a busy machine spinning ones would wait for each other.
+export OMP_WAIT_POLICY="${OMP_WAIT_POLICY:-passive}"
 begin=$(date +%s)
 seconds() { echo "$(($(date +%s) - begin)) s: $1"; }
 
