@@ -85,6 +85,10 @@ BOOST_FIXTURE_TEST_CASE(required_keys_and_published_defaults, Folder) {
   BOOST_TEST(stored.architecture.empty());
   BOOST_TEST(stored.published_obstacle().empty());
 
+  json written = minimal();  // as transformers writes the defaults
+  written["bos_token_id"] = written["eos_token_id"] = 50256;
+  BOOST_TEST(read(written).config.bos_token_id == -1);
+  BOOST_TEST(read(written).config.eos_token_id == -1);
   json large = minimal();
   large["vocab_size"] = 50295;
   BOOST_TEST(read(large).config.eos_token_id == 50256);
@@ -203,6 +207,8 @@ BOOST_FIXTURE_TEST_CASE(refused_values, Folder) {
   check_refused(*this, "gate_type", nullptr, Parts{"gate_type", "expected a string, found null"});
   check_refused(*this, "pad_token_id", 61, Parts{"pad_token_id", "61"});
   check_refused(*this, "pad_token_id", -1, Parts{"pad_token_id", "-1"});
+  check_refused(*this, "eos_token_id", 61, Parts{"eos_token_id", "61"});
+  check_refused(*this, "pad_token_id", 50256, Parts{"pad_token_id", "50256"});
   check_refused(*this, "eos_token_id", "2", Parts{"eos_token_id", "'2'"});
   check_refused(*this, "num_labels", 0, Parts{"num_labels", "found 0"});
   check_refused(*this, "num_labels", "3", Parts{"num_labels", "'3'"});

@@ -139,14 +139,15 @@ inline ExpertCounts read_experts(JsonObject& own, std::string_view key, ExpertCo
   return counts;
 }
 
-/// An id, or -1 for null. Ids that are absent are the published default where the vocabulary has it.
+/// An id, or -1 for null. Ids that are absent are the published default where the vocabulary has it; the
+/// published code also writes that default into folders whose vocabulary has not.
 inline Index read_special_id(JsonObject& object, std::string_view key, Index fallback, Index vocab_size) {
   auto const* const value = object.find(key);
   if (value == nullptr) return fallback < vocab_size ? fallback : -1;
   if (value->is_null()) return -1;
   Index const id = object.integer_of(key, *value);
   if (id < 0) object.refuse(key, "an id of the vocabulary or null", *value);
-  return id;
+  return id == fallback && id >= vocab_size ? -1 : id;
 }
 
 inline std::string read_architecture(JsonObject& object) {
