@@ -39,9 +39,9 @@ FolderContents read_folder(std::string const& folder) {
   mf::StoredConfig stored = mf::describe_folder(folder);
   mf::TensorSource const source{mf::resolve_folder(folder)};
   auto const policies = mf::choose_policies<mf::dynamic_policies>(stored);
+  mf::expect_layers(source, stored.config.layers);
   auto const table = stored.classifies() ? Classifier<float>::declare(stored.config, stored.settings, policies)
                                          : LanguageModel<float>::declare(stored.config, stored.settings, policies);
-  mf::expect_layers(source, stored.config.layers);
   mf::expect_tensors(source, table, false);
   FolderContents contents{.config = stored.config,
                           .settings = stored.settings,
