@@ -53,7 +53,8 @@ echo "$# texts, $(cat "$@" | wc -c) bytes"
 seconds "trained"
 
 printf '\n==== held-out text, a tenth of each document\n'
-"$program" eval --model "$job/model" --data "$@" --held-out 0.1 --threads "${THREADS:-0}" --svg "$job/routers.svg" | tee "$job/eval.txt"
+"$program" eval --model "$job/model" --data "$@" --held-out 0.1 --threads "${THREADS:-0}" --svg "$job/routers.svg" >"$job/eval.txt"
+cat "$job/eval.txt"
 echo "drawn in $job/routers.svg"
 
 printf '\n==== the model\n'
