@@ -110,6 +110,14 @@ BOOST_AUTO_TEST_CASE(weighted_sum_is_the_sum) {
   BOOST_TEST(std::abs(sum.value(routed.sums) - expected) < 1e-13);
 }
 
+BOOST_AUTO_TEST_CASE(weighted_sum_lists_the_numbers_of_its_losses) {
+  mf::WeightedSum<mf::MutualInformationLoss, mf::SwitchLoss> sum{.weights = {0.5, 2}};
+  std::vector<std::pair<std::string, double>> seen;
+  sum.visit(sum, [&](std::string_view key, double& number) { seen.emplace_back(key, number++); });
+  BOOST_TEST((seen == std::vector<std::pair<std::string, double>>{{"mi", 0.5}, {"switch", 2}, {"switch.z_weight", 0.1}}));
+  BOOST_TEST(std::get<1>(sum.losses).z_weight == 1.1);
+}
+
 BOOST_AUTO_TEST_CASE(uniform_routing) {
   // Token t chooses expert t mod E with certainty: the load is uniform, each choice decisive.
   Index const n = 24, e = 8;

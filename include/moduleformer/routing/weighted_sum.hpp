@@ -6,6 +6,7 @@
 
 #include <array>
 #include <cstddef>
+#include <string>
 #include <string_view>
 #include <tuple>
 #include <utility>
@@ -21,11 +22,18 @@ struct WeightedSum {
   std::array<double, sizeof...(Losses)> weights{};  // in the order of Losses
   std::tuple<Losses...> losses{};
 
-  /// Each weight under its loss's name.
+  /// Each weight under its loss's name, and numbers of a loss under "name.number".
   template <class Self, class Visitor>
   static void visit(Self& self, Visitor&& visit) {
     std::size_t i = 0;
-    (visit(Losses::name, self.weights[i++]), ...);
+    auto const one = [&]<class Loss>(Loss& loss) {
+      visit(Loss::name, self.weights[i++]);
+      auto const inner = [&](std::string_view key, auto& number) {
+        visit(std::string_view(std::string(Loss::name) + "." + std::string(key)), number);
+      };
+      if constexpr (requires { Loss::visit(loss, inner); }) Loss::visit(loss, inner);
+    };
+    std::apply([&](auto&... each) { (one(each), ...); }, self.losses);
   }
 
   [[nodiscard]] MODULEFORMER_HOST_DEVICE double value(RoutingStatistics const& sums) const {
