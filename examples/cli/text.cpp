@@ -9,6 +9,7 @@
 #include <fmt/core.h>
 
 #include <filesystem>
+#include <vector>
 
 namespace cli {
 
@@ -52,7 +53,11 @@ mf::Batch read_batch(std::string const& path) {
       batch.mask.push_back(static_cast<std::uint8_t>(bit));
     }
   }
-  if (auto const* const labels = file.find("labels"); labels != nullptr) batch.labels = labels->read<mf::TokenId>();
+  if (auto const* const labels = file.find("labels"); labels != nullptr) {
+    bool const per_row = labels->shape == std::vector<mf::Index>{batch.rows} || labels->shape == std::vector<mf::Index>{batch.rows, 1};
+    if (!per_row) labels->expect_shape(ids.shape);
+    batch.labels = labels->read<mf::TokenId>();
+  }
   return batch;
 }
 

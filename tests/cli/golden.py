@@ -68,6 +68,7 @@ class Golden(support.ProgramTest):
                 ({"input_ids": ("I64", [1, 2], [1, 2]), "attention_mask": ("I64", [2], [1, 1])}, "expected shape (1, 2)"),
                 ({"input_ids": ("I64", [1, 2], [1, 2]), "labels": ("I64", [1, 3], [1, 2, 3])}, "labels"),
                 ({"input_ids": ("I64", [1, 2], [1, 2]), "labels": ("I64", [1, 2], [1, 61])}, "labels"),
+                ({"input_ids": ("I64", [2, 3], [1] * 6), "labels": ("I64", [3, 2], [1] * 6)}, "expected shape (2, 3)"),
                 ({"input_ids": ("I64", [1, 2], [1, 2]), "labels": ("I64", [1, 2], [-100, -100])}, "no label counts"),
                 ({"labels": ("I64", [1, 2], [1, 2])}, "input_ids")):
             write_safetensors(given, tensors)
