@@ -43,13 +43,22 @@ else
     find /usr/share/common-licenses -type f -size +0 2>/dev/null | LC_ALL=C sort
   )
   unset IFS
-  prompt='/// The '
+  prompt='You may not '
 fi
-echo "$# texts, $(cat "$@" | wc -c) bytes"
+bytes=$(cat "$@" | wc -c)
+echo "$# texts, $bytes bytes"
+
+# Steps of 2048 tokens: about two minutes on two cores, but at most some twenty times through a short text.
+steps=$((bytes * 20 / 2048))
+[ "$steps" -ge 60 ] || steps=60
+[ "$steps" -le 900 ] || steps=900
+dropout=0
+[ "$bytes" -ge 400000 ] || dropout=0.1
 
 "$program" train --data "$@" --out "$job/model" --overwrite --threads "${THREADS:-0}" --no-eval --eos \
   --held-out 0.1 --hidden 128 --layers 4 --router-hidden 64 --attention-experts 8 --heads 4 --attention-hidden 128 \
-  --ffn-experts 16 --ffn-hidden 256 --rows 8 --window 256 --steps "${STEPS:-1000}" --rate 4e-3 --warmup 50 --floor 0.05
+  --ffn-experts 16 --ffn-hidden 256 --rows 8 --window 256 --steps "${STEPS:-$steps}" --rate 4e-3 --floor 0.05 \
+  --residual-dropout "$dropout"
 seconds "trained"
 
 printf '\n==== held-out text, a tenth of each document\n'
@@ -61,7 +70,7 @@ printf '\n==== the model\n'
 "$program" inspect --model "$job/model"
 
 printf '\n==== a passage\n'
-"$program" generate --model "$job/model" --prompt "$prompt" --max-new-tokens 400 --temperature 0.7 --top-p 0.95 --seed 1
+"$program" generate --model "$job/model" --prompt "$prompt" --max-new-tokens 400 --temperature 0.8 --top-p 0.95 --seed 1
 
 printf '\n'
 awk '$1 == "model" { model = $2 } $1 == "trigram" { trigram = $3 }
