@@ -67,6 +67,11 @@ BOOST_AUTO_TEST_CASE(classifier_gradients) {
   check_gradients(model, batch);
   mf::Session session{model};
   BOOST_TEST(model.logits(session, batch).values.size() == 9u);
+  auto some = batch;
+  some.labels[1] = mf::ignore_label;
+  mf::Batch const two{.rows = 2, .tokens = 4, .ids = {3, 4, 5, 6, 7, 0, 0, 0}, .labels = {2, 1}};
+  BOOST_TEST(model.loss(session, some).counted == 2);
+  BOOST_TEST(std::abs(model.loss(session, some).task - model.loss(session, two).task) < 1e-12);
   batch.ids[5] = 0;  // a pad before the last real token
   batch.ids[6] = 2;
   BOOST_CHECK_THROW((void)model.logits(session, batch), mf::Error);

@@ -20,7 +20,8 @@ struct Batch {
   std::vector<TokenId> ids{};           // (B,T)
   std::vector<TokenId> labels{};        // (B,T), position t is scored against labels[t+1]; (B) for a classifier
   std::vector<TokenId> targets{};       // (B,T) instead of labels: position t is scored against targets[t]
-  std::vector<std::uint8_t> mask{};     // (B,T), 0 for padding; empty: every token counts
+  // (B,T), 0 for padding; empty: every token counts. A masked token predicts nothing, whatever its next label is.
+  std::vector<std::uint8_t> mask{};
   std::vector<Index> sequence_begins{}; // of packed sequences in ids, from 0, ascending; empty: rows are sequences
 
   /// Several sequences of different length, one after another, without padding.
@@ -69,11 +70,17 @@ struct Batch {
     return counted;
   }
 
+  /// A classifier's labels that count.
+  [[nodiscard]] Index counted_labels() const {
+    return static_cast<Index>(labels.size()) - std::count(labels.begin(), labels.end(), ignore_label);
+  }
+
   /// Throws Error naming what does not fit: sizes, ids outside the vocabulary.
   void check(Index vocab_size) const {
     Index const n = rows * tokens;
     auto size = [](auto const& v) { return static_cast<Index>(v.size()); };
     expects(rows > 0 && tokens > 0, "batch: expected at least one token, found ", rows, " rows of ", tokens, " tokens");
+    expects(tokens < (Index{1} << 31) / rows, "batch: expected fewer than 2^31 tokens, found ", rows, " rows of ", tokens);
     expects(size(ids) == n, "batch.ids: expected rows x tokens = ", n, " ids, found ", ids.size());
     expects(mask.empty() || size(mask) == n, "batch.mask: expected ", n, " values or none, found ", mask.size());
     expects(targets.empty() || size(targets) == n, "batch.targets: expected ", n, " ids or none, found ", targets.size());

@@ -225,8 +225,10 @@ class Model {
       if constexpr (Head::classifies) {
         Head::pool(batch, session.packed, model.config().pad_token_id, session.rows);
         head.rows = model.upload_vector(pass, session.rows);
-        if (with_targets) head.targets = model.upload_vector(pass, checked_labels(batch, model.outputs()));
-        counted = batch.sequences();
+        if (with_targets) {
+          head.targets = model.upload_vector(pass, checked_labels(batch, model.outputs()));
+          counted = batch.counted_labels();
+        }
       } else {
         head.targets = model.upload_vector(pass, session.packed.targets);
       }
@@ -249,8 +251,8 @@ class Model {
     expects(static_cast<Index>(batch.labels.size()) == batch.sequences(), "batch.labels: expected one label per row, ",
             batch.sequences(), ", found ", batch.labels.size());
     for (std::size_t i = 0; i < batch.labels.size(); ++i)
-      expects(batch.labels[i] >= 0 && batch.labels[i] < labels, "batch.labels: row ", i, ": expected a label from 0 to ",
-              labels - 1, ", found ", batch.labels[i]);
+      expects(batch.labels[i] == ignore_label || (batch.labels[i] >= 0 && batch.labels[i] < labels), "batch.labels: row ", i,
+              ": expected a label from 0 to ", labels - 1, " or ", ignore_label, ", found ", batch.labels[i]);
     return batch.labels;
   }
   static void check_counted(Index counted) {

@@ -131,7 +131,7 @@ class Trainer {
             ": the model's trainable parameters changed, make a new Trainer");
     for (Batch const& batch : micro_batches) {
       batch.check(model_->config().vocab_size);
-      report.counted += Model::HeadType::classifies ? batch.sequences() : batch.counted_targets();
+      report.counted += Model::HeadType::classifies ? batch.counted_labels() : batch.counted_targets();
     }
     expects(report.counted > 0, "training step ", report.step, ": no label counts, expected at least one target that is not ",
             ignore_label);
