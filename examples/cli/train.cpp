@@ -142,7 +142,9 @@ void Train::take_stored(TrainOptions stored) {
 /// Finds out before the training what would otherwise stop the save after it.
 void Train::check_out_folder() const {
   namespace fs = std::filesystem;
-  bool const has_model = fs::exists(fs::path(out_) / "config.json");
+  // A save that was cut off where folders cannot be exchanged leaves the model beside its place.
+  fs::path const stored = fs::exists(out_) ? out_ : out_ + ".old";
+  bool const has_model = fs::exists(stored / "config.json");
   if (has_model && !resume_ && !overwrite_)
     throw UsageError(fmt::format("{} holds a model; --resume goes on with its run, --overwrite replaces it", out_));
   mf::expects(!fs::exists(out_) || fs::is_directory(out_), out_, ": expected a folder, found a file");

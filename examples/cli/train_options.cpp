@@ -179,6 +179,8 @@ mf::dynamic_policies TrainOptions::policies() const {
     });
     if (!known) throw UsageError(fmt::format("--loss-numbers: the routing loss {} has no number '{}'", routing_loss, key));
   });
+  if (routing_loss == "weighted_sum" && loss_numbers.empty())
+    throw UsageError("--routing-loss weighted_sum: expected its weights as --loss-numbers KEY=VALUE,..., found none");
   chosen.checkpointing.recompute_blocks = recompute;
   return chosen;
 }
