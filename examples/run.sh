@@ -48,8 +48,8 @@ fi
 bytes=$(cat "$@" | wc -c)
 echo "$# texts, $bytes bytes"
 
-# Steps of 2048 tokens: about two minutes on two cores, but at most some twenty times through a short text.
-steps=$((bytes * 20 / 2048))
+# Steps of 2048 tokens: about two minutes on two cores, but at most some seventeen times through a short text.
+steps=$((bytes * 17 / 2048))
 [ "$steps" -ge 60 ] || steps=60
 [ "$steps" -le 900 ] || steps=900
 dropout=0
