@@ -40,9 +40,10 @@ double dropout_factor(mf::Dropout const& drop, Index i) {
 BOOST_AUTO_TEST_SUITE(backend_elementwise)
 
 BOOST_AUTO_TEST_CASE_TEMPLATE(combine_slots_of_a_token, S, Scalars) {
-  for (auto const [rows, width] : sizes)
+  for (Size const& size : sizes)
     for (Index const slots : {1, 2, 5})
       for (float const probability : {0.0f, 0.3f}) {
+        Index const rows = size.rows, width = size.width;
         mf::Dropout const drop{{5, 2, 9}, probability};
         auto const y = random_array<S>(1, rows * slots, width), residual = random_array<S>(2, rows, width);
         auto const found = mf::test::run<S>([&](mf::Cpu<S>& backend) {
@@ -70,7 +71,8 @@ BOOST_AUTO_TEST_CASE_TEMPLATE(combine_slots_of_a_token, S, Scalars) {
 }
 
 BOOST_AUTO_TEST_CASE_TEMPLATE(dropout, S, Scalars) {
-  for (auto const [rows, width] : sizes) {
+  for (Size const& size : sizes) {
+    Index const rows = size.rows, width = size.width;
     mf::Dropout const drop{{11, 3, 4}, 0.25f};
     auto const x = random_array<S>(1, rows, width);
     auto const found = mf::test::run<S>([&](mf::Cpu<S>& backend) {
@@ -100,7 +102,8 @@ BOOST_AUTO_TEST_CASE(dropout_keeps_the_mean_and_nothing_else_changes_the_mask) {
 
 BOOST_AUTO_TEST_CASE_TEMPLATE(activations, S, Scalars) {
   auto const check = [](auto act) {
-    for (auto const [rows, width] : sizes) {
+    for (Size const& size : sizes) {
+    Index const rows = size.rows, width = size.width;
       auto const z = random_array<S>(1, rows, width), dy = random_array<S>(2, rows, width);
       auto const value = mf::test::run<S>([&](mf::Cpu<S>& backend) {
         auto y = z;
@@ -130,7 +133,8 @@ BOOST_AUTO_TEST_CASE_TEMPLATE(activations, S, Scalars) {
 }
 
 BOOST_AUTO_TEST_CASE_TEMPLATE(add_scale_and_inner_product, S, Scalars) {
-  for (auto const [rows, width] : sizes) {
+  for (Size const& size : sizes) {
+    Index const rows = size.rows, width = size.width;
     auto const x = random_array<S>(1, rows, width), y = random_array<S>(2, rows, width);
     auto const factor = random_array<S>(3, 1);
     auto const sum = mf::test::run<S>([&](mf::Cpu<S>& backend) {

@@ -21,16 +21,15 @@ using Scalars = std::tuple<float, double>;
 
 template <class S, class Act>
 void check_forward(mf::test::ExpertCase const& size, Act act, Rows x_rows, Rows y_rows, bool gated, bool keep) {
-  auto const [tokens, top_k, experts, k, n, load] = size;
-  mf::test::Routes const routes{tokens, top_k, experts, load};
-  Index const slots = tokens * top_k;
+  Index const tokens = size.tokens, experts = size.experts, k = size.k, n = size.n, slots = tokens * size.top_k;
+  mf::test::Routes const routes{tokens, size.top_k, experts, size.load};
   auto const x = random_array<S>(1, routes.rows(x_rows), k);
   auto const weight = random_array<S>(2, experts, k, n);
   auto const gate = random_array<S>(3, slots);
   auto const found = mf::test::run<S>([&](mf::Cpu<S>& backend) {
     auto pre = random_array<S>(4, slots, n), y = random_array<S>(5, routes.rows(y_rows), n);
-    expert_forward(backend, routes.plan, act, x.view(), x_rows, weight.view(), gated ? gate.view() : mf::Vector<S const>{},
-                   keep ? pre.view() : mf::Matrix<S>{}, y.view(), y_rows);
+    expert_forward(backend, routes.plan, act, x.view(), x_rows, weight.view(),
+                   gated ? gate.view() : mf::Vector<S const>{}, keep ? pre.view() : mf::Matrix<S>{}, y.view(), y_rows);
     std::vector<S> both = y.values();
     if (keep) both.insert(both.end(), pre.values().begin(), pre.values().end());
     return both;
@@ -71,10 +70,11 @@ BOOST_AUTO_TEST_CASE_TEMPLATE(forward_with_every_row_map, S, Scalars) {
 }
 
 BOOST_AUTO_TEST_CASE_TEMPLATE(input_gradient, S, Scalars) {
-  for (auto const& [tokens, top_k, experts, k, n, load] : mf::test::expert_cases)
-    for (auto const& [dy_rows, dx_rows] : {std::pair{Rows::sorted, Rows::slot}, {Rows::slot, Rows::sorted}}) {
-      mf::test::Routes const routes{tokens, top_k, experts, load};
-      Index const slots = tokens * top_k;
+  for (auto const& size : mf::test::expert_cases)
+    for (Rows const dy_rows : {Rows::sorted, Rows::slot}) {
+      Rows const dx_rows = dy_rows == Rows::slot ? Rows::sorted : Rows::slot;
+      Index const experts = size.experts, k = size.k, n = size.n, slots = size.tokens * size.top_k;
+      mf::test::Routes const routes{size.tokens, size.top_k, experts, size.load};
       auto const dy = random_array<S>(1, slots, n);
       auto const weight = random_array<S>(2, experts, k, n);
       auto const found = mf::test::run<S>([&](mf::Cpu<S>& backend) {
@@ -107,8 +107,8 @@ BOOST_AUTO_TEST_CASE(two_slots_must_not_write_one_row) {
   auto const x = random_array<float>(1, 4, 5), weight3 = random_array<float>(2, 15, 6);
   auto const weight = mf::TensorView<float const, 3>{weight3.view().data(), {3, 5, 6}};
   auto y = random_array<float>(3, 4, 6);
-  BOOST_CHECK_THROW(expert_forward(backend, routes.plan, mf::Identity{}, x.view(), Rows::token, weight, {}, {}, y.view(),
-                                   Rows::token),
+  BOOST_CHECK_THROW(expert_forward(backend, routes.plan, mf::Identity{}, x.view(), Rows::token, weight, {}, {},
+                                   y.view(), Rows::token),
                     mf::Error);
 }
 

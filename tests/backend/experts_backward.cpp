@@ -23,10 +23,10 @@ namespace {
 using Scalars = std::tuple<float, double>;
 
 template <class S, class Act>
-void check_backward(mf::test::ExpertCase const& size, Act act, Rows z_rows, bool gated, bool with_dgate, bool with_scaled) {
-  auto const [tokens, top_k, experts, k, n, load] = size;
-  mf::test::Routes const routes{tokens, top_k, experts, load};
-  Index const slots = tokens * top_k;
+void check_backward(mf::test::ExpertCase const& size, Act act, Rows z_rows, bool gated, bool with_dgate,
+                    bool with_scaled) {
+  Index const tokens = size.tokens, experts = size.experts, k = size.k, n = size.n, slots = tokens * size.top_k;
+  mf::test::Routes const routes{tokens, size.top_k, experts, size.load};
   auto const dy = random_array<S>(1, tokens, n), z = random_array<S>(2, slots, k);
   auto const weight = random_array<S>(3, experts, k, n);
   auto const gate = random_array<S>(4, slots);
@@ -36,7 +36,8 @@ void check_backward(mf::test::ExpertCase const& size, Act act, Rows z_rows, bool
       auto dz = random_array<S>(6, slots, k), scaled = random_array<S>(7, slots, k);
       expert_backward(backend, routes.plan, act, dy.view(), Rows::token, weight.view(),
                       gated ? gate.view() : mf::Vector<S const>{}, z.view(), z_rows,
-                      with_dgate ? dgate.view() : mf::Vector<S>{}, dz.view(), with_scaled ? scaled.view() : mf::Matrix<S>{});
+                      with_dgate ? dgate.view() : mf::Vector<S>{}, dz.view(),
+                      with_scaled ? scaled.view() : mf::Matrix<S>{});
       return which == 0 ? dgate.values() : which == 1 ? dz.values() : scaled.values();
     });
   };
@@ -62,8 +63,8 @@ void check_backward(mf::test::ExpertCase const& size, Act act, Rows z_rows, bool
 
 template <class S>
 void check_weight_gradient(mf::test::ExpertCase const& size, Rows x_rows, Rows dy_rows, Index first, Index count) {
-  auto const [tokens, top_k, experts, k, n, load] = size;
-  mf::test::Routes const routes{tokens, top_k, experts, load};
+  Index const tokens = size.tokens, experts = size.experts, k = size.k, n = size.n, slots = tokens * size.top_k;
+  mf::test::Routes const routes{tokens, size.top_k, experts, size.load};
   auto const x = random_array<S>(1, routes.rows(x_rows), k), dy = random_array<S>(2, routes.rows(dy_rows), n);
   auto const before = random_array<S>(3, count, k, n);
   auto const found = mf::test::run<S>([&](mf::Cpu<S>& backend) {
@@ -72,7 +73,7 @@ void check_weight_gradient(mf::test::ExpertCase const& size, Rows x_rows, Rows d
     return dweight.values();
   });
   std::vector<double> expected(before.values().begin(), before.values().end());
-  for (Index p = 0; p < tokens * top_k; ++p) {
+  for (Index p = 0; p < slots; ++p) {
     Index const e = routes.expert_of(p) - first;
     if (e < 0 || e >= count) continue;
     for (Index i = 0; i < k; ++i)
@@ -105,7 +106,8 @@ BOOST_AUTO_TEST_CASE_TEMPLATE(weights, S, Scalars) {
   for (auto const& size : mf::test::expert_cases) {
     check_weight_gradient<S>(size, Rows::token, Rows::sorted, 0, size.experts);
     check_weight_gradient<S>(size, Rows::slot, Rows::token, 0, size.experts);
-    if (size.experts > 2) check_weight_gradient<S>(size, Rows::sorted, Rows::token, 1, size.experts - 2);  // others are frozen
+    if (size.experts > 2)
+      check_weight_gradient<S>(size, Rows::sorted, Rows::token, 1, size.experts - 2);  // others are frozen
   }
 }
 

@@ -24,7 +24,8 @@ struct Size {
 template <class S>
 void check(Size size, bool trans_a, bool trans_b, S alpha, S beta) {
   auto const [m, n, k] = size;
-  Index const a_rows = trans_a ? k : m, a_columns = trans_a ? m : k, b_rows = trans_b ? n : k, b_columns = trans_b ? k : n;
+  Index const a_rows = trans_a ? k : m, a_columns = trans_a ? m : k, b_rows = trans_b ? n : k,
+              b_columns = trans_b ? k : n;
   Index const lda = a_columns + 3, ldb = b_columns + 1, ldc = n + 2;
   auto const a = mf::test::random_array<S>(1, a_rows, lda), b = mf::test::random_array<S>(2, b_rows, ldb);
   auto c = mf::test::random_array<S>(3, m, ldc);
@@ -44,18 +45,20 @@ void check(Size size, bool trans_a, bool trans_b, S alpha, S beta) {
     for (Index j = 0; j < n; ++j) {
       double sum = 0, magnitude = 0;
       for (Index l = 0; l < k; ++l) {
-        double const term = static_cast<double>(trans_a ? a(l, i) : a(i, l)) * static_cast<double>(trans_b ? b(j, l) : b(l, j));
+        double const term =
+            static_cast<double>(trans_a ? a(l, i) : a(i, l)) * static_cast<double>(trans_b ? b(j, l) : b(l, j));
         sum += term;
         magnitude += std::abs(term);
       }
-      double const expected = static_cast<double>(alpha) * sum + (beta == S(0) ? 0.0 : static_cast<double>(before(i, j)));
+      double const expected =
+          static_cast<double>(alpha) * sum + (beta == S(0) ? 0.0 : static_cast<double>(before(i, j)));
       double const error = std::abs(static_cast<double>(c(i, j)) - expected) / (magnitude + 1);
       worst = error < worst ? worst : error;
     }
     for (Index j = n; j < ldc; ++j) BOOST_TEST(c(i, j) == before(i, j));  // nothing beyond the row
   }
-  BOOST_TEST(worst < mf::test::tolerance<S>, "m " << m << " n " << n << " k " << k << " trans_a " << trans_a << " trans_b "
-                                                  << trans_b << " beta " << beta << ": " << worst);
+  BOOST_TEST(worst < mf::test::tolerance<S>, "m " << m << " n " << n << " k " << k << " trans_a " << trans_a
+                                                  << " trans_b " << trans_b << " beta " << beta << ": " << worst);
 }
 
 }  // namespace
@@ -80,6 +83,7 @@ BOOST_AUTO_TEST_CASE_TEMPLATE(around_block_sizes, S, Scalars) {
     check<S>({mf::detail::own_rows + d, 11, 7}, false, true, S(1), S(0));
     check<S>({mf::detail::panel_rows + d, 2 * width + d, mf::detail::panel_depth + d}, false, true, S(1), S(0));
     check<S>({2 * mf::detail::panel_rows + d, width + d, 2 * mf::detail::panel_depth + d}, true, false, S(0.5), S(1));
+    check<S>({29, mf::detail::shallow_columns + d, mf::detail::shallow_depth + d}, true, false, S(1), S(1));
     check<S>({many, 11, Blocks::k + d}, false, false, S(1), S(0));
     check<S>({many, Blocks::n + d, 6}, false, true, S(1), S(1));
     check<S>({Blocks::m + d, 10, 7}, true, false, S(1), S(0));

@@ -26,13 +26,15 @@ struct Size {
 constexpr Size sizes[] = {{1, 1}, {1, 7}, {31, 64}, {32, 65}, {33, 257}, {131, 19}};
 constexpr double epsilon = 1e-5;
 
-std::vector<double> reference(std::vector<double> const& x, std::vector<double> const& weight, std::vector<double> const& bias) {
+std::vector<double> reference(std::vector<double> const& x, std::vector<double> const& weight,
+                              std::vector<double> const& bias) {
   std::size_t const width = weight.size();
   std::vector<double> y(x.size());
   for (std::size_t row = 0; row < x.size(); row += width) {
     double mean = 0, variance = 0;
     for (std::size_t i = 0; i < width; ++i) mean += x[row + i] / static_cast<double>(width);
-    for (std::size_t i = 0; i < width; ++i) variance += (x[row + i] - mean) * (x[row + i] - mean) / static_cast<double>(width);
+    for (std::size_t i = 0; i < width; ++i)
+      variance += (x[row + i] - mean) * (x[row + i] - mean) / static_cast<double>(width);
     for (std::size_t i = 0; i < width; ++i)
       y[row + i] = (x[row + i] - mean) / std::sqrt(variance + epsilon) * weight[i] + bias[i];
   }
@@ -49,7 +51,8 @@ std::vector<double> in_double(std::vector<S> const& values) {
 BOOST_AUTO_TEST_SUITE(backend_norm)
 
 BOOST_AUTO_TEST_CASE_TEMPLATE(forward, S, Scalars) {
-  for (auto const [rows, width] : sizes) {
+  for (Size const& size : sizes) {
+    Index const rows = size.rows, width = size.width;
     auto x = random_array<S>(1, rows, width);
     auto const weight = random_array<S>(2, width), bias = random_array<S>(3, width);
     for (double const mean : {0.0, 1000.0}) {  // E[x^2] - E[x]^2 would fail for the second
@@ -60,13 +63,15 @@ BOOST_AUTO_TEST_CASE_TEMPLATE(forward, S, Scalars) {
         return y.values();
       });
       auto const expected = reference(in_double(x.values()), in_double(weight.values()), in_double(bias.values()));
-      BOOST_TEST(relative_error(found, expected) < tolerance<S> * (mean > 0 ? 100 : 1), "rows " << rows << " width " << width);
+      BOOST_TEST(relative_error(found, expected) < tolerance<S> * (mean > 0 ? 100 : 1),
+                 "rows " << rows << " width " << width);
     }
   }
 }
 
 BOOST_AUTO_TEST_CASE(backward_is_the_derivative) {
-  for (auto const [rows, width] : {Size{1, 3}, {33, 5}, {3, 17}}) {
+  for (Size const& size : {Size{1, 3}, Size{33, 5}, Size{3, 17}}) {
+    Index const rows = size.rows, width = size.width;
     auto const x = random_array<double>(1, rows, width), dy = random_array<double>(4, rows, width);
     auto const weight = random_array<double>(2, width), bias = random_array<double>(3, width);
     mf::Cpu<double> backend{2};
@@ -100,7 +105,8 @@ BOOST_AUTO_TEST_CASE(backward_is_the_derivative) {
 }
 
 BOOST_AUTO_TEST_CASE_TEMPLATE(backward_accumulates_and_skips_what_is_null, S, Scalars) {
-  for (auto const [rows, width] : sizes) {
+  for (Size const& size : sizes) {
+    Index const rows = size.rows, width = size.width;
     auto const x = random_array<double>(1, rows, width), dy = random_array<double>(4, rows, width);
     auto const weight = random_array<double>(2, width), bias = random_array<double>(3, width);
     // The double result on one thread, all outputs from zero, which the test above compares with differences.
@@ -108,8 +114,8 @@ BOOST_AUTO_TEST_CASE_TEMPLATE(backward_accumulates_and_skips_what_is_null, S, Sc
     Array<double, 2> y(rows, width), dx(rows, width);
     Array<double, 1> mean(rows), inverse(rows), dweight(width), dbias(width);
     layer_norm(plain, x.view(), weight.view(), bias.view(), epsilon, y.view(), mean.view(), inverse.view());
-    layer_norm_backward(plain, dy.view(), x.view(), weight.view(), mean.view(), inverse.view(), dx.view(), dweight.view(),
-                        dbias.view());
+    layer_norm_backward(plain, dy.view(), x.view(), weight.view(), mean.view(), inverse.view(), dx.view(),
+                        dweight.view(), dbias.view());
     auto const cast = [](auto const& from) {
       auto to = random_array<S>(1, from.view().size());
       for (std::size_t i = 0; i < to.values().size(); ++i) to.values()[i] = static_cast<S>(from.values()[i]);
@@ -131,7 +137,8 @@ BOOST_AUTO_TEST_CASE_TEMPLATE(backward_accumulates_and_skips_what_is_null, S, Sc
       for (double& value : values) value += 1;
       return values;
     };
-    BOOST_TEST(relative_error(gradient(0), plus_one(dx.values())) < 4 * tolerance<S>, "rows " << rows << " width " << width);
+    BOOST_TEST(relative_error(gradient(0), plus_one(dx.values())) < 4 * tolerance<S>,
+               "rows " << rows << " width " << width);
     BOOST_TEST(relative_error(gradient(1), plus_one(dweight.values())) < 4 * tolerance<S>);
     BOOST_TEST(relative_error(gradient(2), plus_one(dbias.values())) < 4 * tolerance<S>);
   }

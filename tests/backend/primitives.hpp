@@ -57,7 +57,8 @@ std::vector<double> product(A const& a, bool transpose_a, B const& b, bool trans
     for (Index j = 0; j < n; ++j) {
       double sum = 0;
       for (Index l = 0; l < k; ++l)
-        sum += static_cast<double>(transpose_a ? x(l, i) : x(i, l)) * static_cast<double>(transpose_b ? y(j, l) : y(l, j));
+        sum +=
+            static_cast<double>(transpose_a ? x(l, i) : x(i, l)) * static_cast<double>(transpose_b ? y(j, l) : y(l, j));
       result[static_cast<std::size_t>(i * n + j)] = sum;
     }
   return result;

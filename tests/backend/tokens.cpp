@@ -21,10 +21,15 @@ namespace {
 
 using Scalars = std::tuple<float, double>;
 
+struct Size {
+  Index rows, vocabulary, width;
+};
+
 Array<mf::TokenId, 1> random_ids(Index count, Index limit) {
   Array<mf::TokenId, 1> ids(count);
   for (Index t = 0; t < count; ++t)
-    ids(t) = static_cast<mf::TokenId>(mf::random_words({3}, static_cast<std::uint64_t>(t))[0] % static_cast<std::uint32_t>(limit));
+    ids(t) = static_cast<mf::TokenId>(mf::random_words({3}, static_cast<std::uint64_t>(t))[0] %
+                                      static_cast<std::uint32_t>(limit));
   return ids;
 }
 
@@ -65,7 +70,8 @@ Loss reference_loss(A const& x, A const& weight, Array<mf::TokenId, 1> const& la
 BOOST_AUTO_TEST_SUITE(backend_tokens)
 
 BOOST_AUTO_TEST_CASE_TEMPLATE(embedding_and_its_gradient, S, Scalars) {
-  for (auto const& [count, vocabulary, width] : {std::tuple<Index, Index, Index>{1, 1, 1}, {37, 5, 65}, {130, 257, 33}}) {
+  for (Size const& size : {Size{1, 1, 1}, Size{37, 5, 65}, Size{130, 257, 33}}) {
+    Index const count = size.rows, vocabulary = size.vocabulary, width = size.width;
     auto const table = random_array<S>(1, vocabulary, width), dout = random_array<S>(2, count, width);
     auto const ids = random_ids(count, vocabulary);
     auto const out = mf::test::run<S>([&](mf::Cpu<S>& backend) {
@@ -135,13 +141,15 @@ BOOST_AUTO_TEST_CASE_TEMPLATE(rows_appended_to_a_cache, S, Scalars) {
   }
   BOOST_TEST(cache.values() == expected.values());
   mf::Sequence const outside[] = {{0, 3, 11, 3}};
-  BOOST_CHECK_THROW(append_rows(backend, mf::Vector<mf::Sequence const>{outside, {1}}, x.view(), cache.view()), mf::Error);
+  BOOST_CHECK_THROW(append_rows(backend, mf::Vector<mf::Sequence const>{outside, {1}}, x.view(), cache.view()),
+                    mf::Error);
 }
 
 BOOST_AUTO_TEST_CASE_TEMPLATE(cross_entropy_and_its_gradients, S, Scalars) {
   // Chunks hold 512 rows of a small vocabulary.
-  for (auto const& [rows, vocabulary, width] :
-       {std::tuple<Index, Index, Index>{1, 1, 1}, {1, 257, 5}, {7, 2, 33}, {511, 13, 8}, {513, 7, 5}, {1030, 3, 4}, {130, 300, 16}}) {
+  for (Size const& size : {Size{1, 1, 1}, Size{1, 257, 5}, Size{7, 2, 33}, Size{511, 13, 8}, Size{513, 7, 5},
+                           Size{1030, 3, 4}, Size{130, 300, 16}}) {
+    Index const rows = size.rows, vocabulary = size.vocabulary, width = size.width;
     auto x = random_array<S>(1, rows, width);
     auto const weight = random_array<S>(2, vocabulary, width);
     for (Index i = 0; i < width; ++i) x(0, i) *= S(100);  // a row whose softmax saturates
@@ -152,7 +160,8 @@ BOOST_AUTO_TEST_CASE_TEMPLATE(cross_entropy_and_its_gradients, S, Scalars) {
     auto const found = mf::test::run<S>([&](mf::Cpu<S>& backend) {
       auto dx = random_array<S>(3, rows, width);  // overwritten
       Array<S, 2> dweight(vocabulary, width);
-      double const sum = cross_entropy(backend, x.view(), weight.view(), labels.view(), scale, dx.view(), dweight.view());
+      double const sum =
+          cross_entropy(backend, x.view(), weight.view(), labels.view(), scale, dx.view(), dweight.view());
       BOOST_TEST(std::abs(sum - expected.sum) <= 10 * tolerance<S> * (1 + std::abs(expected.sum)));
       BOOST_TEST(cross_entropy(backend, x.view(), weight.view(), labels.view(), scale, {}, {}) == sum);
       auto all = dx.values();

@@ -84,8 +84,9 @@ double cross_entropy(Cpu<S>& backend, Arg<Matrix<S const>> x, Arg<Matrix<S const
   if (dx) detail::expect_extents("cross_entropy", "dx", dx, rows, width);
   if (dweight) detail::expect_extents("cross_entropy", "dweight", dweight, vocabulary, width);
   for (Index t = 0; t < rows; ++t)
-    expects(labels[t] == ignore_label || (labels[t] >= 0 && labels[t] < vocabulary), "cross_entropy: label at position ",
-            t, ": expected 0 to ", vocabulary - 1, " or ", ignore_label, ", found ", labels[t]);
+    expects(labels[t] == ignore_label || (labels[t] >= 0 && labels[t] < vocabulary),
+            "cross_entropy: label at position ", t, ": expected 0 to ", vocabulary - 1, " or ", ignore_label,
+            ", found ", labels[t]);
 
   bool const gradient = static_cast<bool>(dx) || static_cast<bool>(dweight);
   Index const chunk = std::min(rows, detail::cross_entropy_rows(vocabulary));

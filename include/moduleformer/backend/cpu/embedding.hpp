@@ -17,8 +17,8 @@ namespace detail {
 template <class Id>
 void expect_row_numbers(char const* where, char const* what, Vector<Id const> ids, Index rows) {
   for (Index t = 0; t < ids.extent(0); ++t)
-    expects(ids[t] >= 0 && ids[t] < rows, where, ": ", what, " at position ", t, ": expected 0 to ", rows - 1, ", found ",
-            ids[t]);
+    expects(ids[t] >= 0 && ids[t] < rows, where, ": ", what, " at position ", t, ": expected 0 to ", rows - 1,
+            ", found ", ids[t]);
 }
 
 }  // namespace detail

@@ -22,7 +22,8 @@ inline constexpr Index gathered_rows = 256;
 }  // namespace detail
 
 /// g = dy[p] W[e]^T, h = act(z[p]), W (E,K,N): dgate[slot] = <g, h> ; dz[p] = gate[slot] g act'(z[p]) ;
-/// scaled[p] = gate[slot] h. z, dz and scaled (P,K) share one row map; gate null: 1; dgate, dz, scaled null: not wanted.
+/// scaled[p] = gate[slot] h. z, dz and scaled (P,K) share one row map; gate null: 1; dgate, dz, scaled null: not
+/// wanted.
 template <Real S, class Act>
 void expert_backward(Cpu<S>& backend, RoutingPlan const& plan, Act const& act, Arg<Matrix<S const>> dy, Rows dy_rows,
                      Arg<TensorView<S const, 3>> weight, Arg<Vector<S const>> gate, Arg<Matrix<S const>> z, Rows z_rows,

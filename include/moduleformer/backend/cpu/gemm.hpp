@@ -26,7 +26,7 @@ namespace moduleformer {
 template <Real S>
 constexpr Index gemm_scratch(Index m, Index n, Index k) {
   using B = detail::LargeBlocks<S>;
-  Index const panel = detail::panel_scratch<S>(k);
+  Index const panel = detail::panel_scratch<S>(n, k);
   if (m <= detail::own_rows) return panel;
   return std::max(panel, std::min(k, B::k) * (std::min(m, B::m) + std::min(n, B::n)) + 128);
 }

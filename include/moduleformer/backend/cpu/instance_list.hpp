@@ -4,24 +4,25 @@
 // MODULEFORMER_CPU_INSTANCES(extern, float) declares, MODULEFORMER_CPU_INSTANCES(, float) defines them.
 // Activations are the library's own; a user's one is instantiated where it is used.
 
-#define MODULEFORMER_CPU_PRODUCTS(prefix, S)                                                                            \
-  prefix template void gemm<S>(Trans, Trans, Index, Index, Index, S, S const*, Index, S const*, Index, S, S*, Index, S*); \
-  prefix template void linear<S>(Cpu<S>&, Matrix<S const>, Matrix<S const>, Vector<S const>, Matrix<S>);                \
-  prefix template void linear_input_gradient<S>(Cpu<S>&, Matrix<S const>, Matrix<S const>, Matrix<S>, bool);            \
-  prefix template void linear_weight_gradient<S>(Cpu<S>&, Matrix<S const>, Matrix<S const>, Index, Matrix<S>);          \
-  prefix template void bias_gradient<S>(Cpu<S>&, Matrix<S const>, Index, Vector<S>);                                    \
-  prefix template void expert_input_gradient<S>(Cpu<S>&, RoutingPlan const&, Matrix<S const>, Rows,                     \
-                                                TensorView<S const, 3>, Matrix<S>, Rows);                               \
-  prefix template void expert_weight_gradient<S>(Cpu<S>&, RoutingPlan const&, Matrix<S const>, Rows, Matrix<S const>,   \
+#define MODULEFORMER_CPU_PRODUCTS(prefix, S)                                                                           \
+  prefix template void gemm<S>(Trans, Trans, Index, Index, Index, S, S const*, Index, S const*, Index, S, S*, Index,   \
+                               S*);                                                                                    \
+  prefix template void linear<S>(Cpu<S>&, Matrix<S const>, Matrix<S const>, Vector<S const>, Matrix<S>);               \
+  prefix template void linear_input_gradient<S>(Cpu<S>&, Matrix<S const>, Matrix<S const>, Matrix<S>, bool);           \
+  prefix template void linear_weight_gradient<S>(Cpu<S>&, Matrix<S const>, Matrix<S const>, Index, Matrix<S>);         \
+  prefix template void bias_gradient<S>(Cpu<S>&, Matrix<S const>, Index, Vector<S>);                                   \
+  prefix template void expert_input_gradient<S>(Cpu<S>&, RoutingPlan const&, Matrix<S const>, Rows,                    \
+                                                TensorView<S const, 3>, Matrix<S>, Rows);                              \
+  prefix template void expert_weight_gradient<S>(Cpu<S>&, RoutingPlan const&, Matrix<S const>, Rows, Matrix<S const>,  \
                                                  Rows, Index, TensorView<S, 3>);
 
-#define MODULEFORMER_CPU_ACTIVATION(prefix, S, Act)                                                                  \
-  prefix template void expert_forward<S, Act>(Cpu<S>&, RoutingPlan const&, Act const&, Matrix<S const>, Rows,        \
-                                              TensorView<S const, 3>, Vector<S const>, Matrix<S>, Matrix<S>, Rows);  \
-  prefix template void expert_backward<S, Act>(Cpu<S>&, RoutingPlan const&, Act const&, Matrix<S const>, Rows,       \
-                                               TensorView<S const, 3>, Vector<S const>, Matrix<S const>, Rows,       \
-                                               Vector<S>, Matrix<S>, Matrix<S>);                                     \
-  prefix template void activation_forward<S, Act>(Cpu<S>&, Act const&, Matrix<S const>, Matrix<S>);                  \
+#define MODULEFORMER_CPU_ACTIVATION(prefix, S, Act)                                                                    \
+  prefix template void expert_forward<S, Act>(Cpu<S>&, RoutingPlan const&, Act const&, Matrix<S const>, Rows,          \
+                                              TensorView<S const, 3>, Vector<S const>, Matrix<S>, Matrix<S>, Rows);    \
+  prefix template void expert_backward<S, Act>(Cpu<S>&, RoutingPlan const&, Act const&, Matrix<S const>, Rows,         \
+                                               TensorView<S const, 3>, Vector<S const>, Matrix<S const>, Rows,         \
+                                               Vector<S>, Matrix<S>, Matrix<S>);                                       \
+  prefix template void activation_forward<S, Act>(Cpu<S>&, Act const&, Matrix<S const>, Matrix<S>);                    \
   prefix template void activation_backward<S, Act>(Cpu<S>&, Act const&, Matrix<S const>, Matrix<S const>, Matrix<S>);
 
 #define MODULEFORMER_CPU_ELEMENTWISE(prefix, S)                                                                        \
@@ -48,7 +49,8 @@
 #define MODULEFORMER_CPU_ROUTING(prefix, S)                                                                            \
   prefix template void softmax<S>(Cpu<S>&, Matrix<S const>, Matrix<S>, Vector<S>);                                     \
   prefix template void top_k<S>(Cpu<S>&, Matrix<S const>, Matrix<ExpertId>);                                           \
-  prefix template void sampled_top_k<S>(Cpu<S>&, Matrix<S const>, Matrix<S const>, Index, RandomKey, Matrix<ExpertId>); \
+  prefix template void sampled_top_k<S>(Cpu<S>&, Matrix<S const>, Matrix<S const>, Index, RandomKey,                   \
+                                        Matrix<ExpertId>);                                                             \
   prefix template void sort_by_expert<S>(Cpu<S>&, Vector<ExpertId const>, Index, Vector<std::int32_t>, Vector<Index>); \
   prefix template void sum_routing<S>(Cpu<S>&, Matrix<S const>, Matrix<S const>, Vector<S const>, Matrix<S const>,     \
                                       Matrix<ExpertId const>, RoutingStatistics);                                      \
@@ -68,14 +70,14 @@
   prefix template void stick_breaking_weights<S>(Cpu<S>&, StickBreakingVariant, AttentionExtents, Sequence,            \
                                                  Matrix<S const>, Matrix<S const>, TensorView<S, 4>);
 
-#define MODULEFORMER_CPU_INSTANCES(prefix, S)       \
-  MODULEFORMER_CPU_PRODUCTS(prefix, S)              \
-  MODULEFORMER_CPU_ACTIVATION(prefix, S, Identity)  \
-  MODULEFORMER_CPU_ACTIVATION(prefix, S, GeluTanh)  \
-  MODULEFORMER_CPU_ACTIVATION(prefix, S, Gelu)      \
-  MODULEFORMER_CPU_ACTIVATION(prefix, S, Relu)      \
-  MODULEFORMER_CPU_ACTIVATION(prefix, S, Silu)      \
-  MODULEFORMER_CPU_ACTIVATION(prefix, S, Tanh)      \
-  MODULEFORMER_CPU_ELEMENTWISE(prefix, S)           \
-  MODULEFORMER_CPU_ROUTING(prefix, S)               \
+#define MODULEFORMER_CPU_INSTANCES(prefix, S)                                                                          \
+  MODULEFORMER_CPU_PRODUCTS(prefix, S)                                                                                 \
+  MODULEFORMER_CPU_ACTIVATION(prefix, S, Identity)                                                                     \
+  MODULEFORMER_CPU_ACTIVATION(prefix, S, GeluTanh)                                                                     \
+  MODULEFORMER_CPU_ACTIVATION(prefix, S, Gelu)                                                                         \
+  MODULEFORMER_CPU_ACTIVATION(prefix, S, Relu)                                                                         \
+  MODULEFORMER_CPU_ACTIVATION(prefix, S, Silu)                                                                         \
+  MODULEFORMER_CPU_ACTIVATION(prefix, S, Tanh)                                                                         \
+  MODULEFORMER_CPU_ELEMENTWISE(prefix, S)                                                                              \
+  MODULEFORMER_CPU_ROUTING(prefix, S)                                                                                  \
   MODULEFORMER_CPU_ATTENTION(prefix, S)

@@ -21,9 +21,15 @@ inline constexpr Index panel_width = 2 * lanes<S>;
 /// Rows of the register tile: with two vectors a row, the sums take three quarters of the registers.
 inline constexpr int panel_rows = 3 * vector_registers / 8;
 
+/// Products of fewer terms are shallow: they spend their time on C, and walk along its rows.
+inline constexpr Index shallow_depth = 96;
+inline constexpr Index shallow_columns = 512;
+
+/// Elements of scratch for a product of at most n columns and k terms.
 template <Real S>
-constexpr Index panel_scratch(Index k) {
-  return std::min(k, panel_depth) * panel_width<S>;
+constexpr Index panel_scratch(Index n, Index k) {
+  return std::max(std::min(k, panel_depth) * panel_width<S>,
+                  std::min(k, shallow_depth) * round_up(std::min(n, shallow_columns), panel_width<S>));
 }
 
 /// op(A) and how its product with a panel is stored.
@@ -43,7 +49,8 @@ struct PanelCall {
 template <Real S>
 inline constexpr Index panel_lines = panel_depth * static_cast<Index>(sizeof(S)) / 64;
 
-/// Half of a panel, one cache line for each term: line i is at from + i / panel_lines * outer + i % panel_lines * inner.
+/// Half of a panel, one cache line for each term: line i is at from + i / panel_lines * outer + i % panel_lines *
+/// inner.
 template <Real S>
 struct HalfPanel {
   S const* from;
@@ -51,7 +58,8 @@ struct HalfPanel {
 };
 
 template <int M, Real S>
-inline void panel_tile(PanelCall<S> const& call, S const* a, S* c, HalfPanel<S> const& first, HalfPanel<S> const& second) {
+inline void panel_tile(PanelCall<S> const& call, S const* a, S* c, HalfPanel<S> const& first,
+                       HalfPanel<S> const& second) {
   constexpr Index n = lanes<S>;
   for (int m = 0; m < M; ++m) {  // C of a weight gradient comes from memory
     __builtin_prefetch(c + m * call.ldc, 1);
@@ -111,7 +119,10 @@ inline void panel_tiles(PanelCall<S> const& call, Index row, Index rows, S const
   HalfPanel<S> const nothing{call.panel};
   for (; rows - row >= M; row += M) {
     bool const only = row == 0 && rows < 2 * M;
-    panel_tile<M>(call, a + row * call.row, call.c + row * call.ldc, row < M ? next[0] : row < 2 * M ? next[1] : nothing,
+    panel_tile<M>(call, a + row * call.row, call.c + row * call.ldc,
+                  row < M       ? next[0]
+                  : row < 2 * M ? next[1]
+                                : nothing,
                   only ? next[1] : nothing);
   }
   if constexpr (M > 1)
@@ -153,20 +164,47 @@ void locate_halves(Trans trans, S const* b, Index ldb, Index k, Index j, HalfPan
                                       : HalfPanel<S>{b + j * ldb + k, line, ldb};
 }
 
+/// Rows of A over consecutive panels of one block of columns.
+template <int M, Real S>
+inline void shallow_tiles(PanelCall<S>& call, Index row, Index rows, Index columns, S const* a, S const* panels, S* c) {
+  constexpr Index width = panel_width<S>;
+  for (; rows - row >= M; row += M) {
+    call.panel = panels;
+    for (Index j = 0; j < columns; j += width, call.panel += call.depth * width) {
+      call.columns = std::min(width, columns - j);
+      HalfPanel<S> const nothing{call.panel};
+      panel_tile<M>(call, a + row * call.row, c + row * call.ldc + j, nothing, nothing);
+    }
+  }
+  if constexpr (M > 1)
+    if (row < rows) shallow_tiles<(M == 12 ? 8 : M == 6 ? 4 : M / 2)>(call, row, rows, columns, a, panels, c);
+}
+
 /// The product of gemm.hpp; A's rows should fit the second-level cache with 256 terms each.
 template <Real S>
 void panel_product(Trans trans_a, Trans trans_b, Index m, Index n, Index k, S alpha, S const* a, Index lda, S const* b,
                    Index ldb, S beta, S* c, Index ldc, S* panel) {
   constexpr Index width = panel_width<S>;
+  PanelCall<S> call{k, trans_a == Trans::no ? lda : 1, trans_a == Trans::no ? 1 : lda, alpha, beta != S(0), 0, panel,
+                    c, ldc};
+  if (k <= shallow_depth) {
+    for (Index j = 0; j < n; j += shallow_columns) {
+      Index const columns = std::min(shallow_columns, n - j);
+      for (Index i = 0; i < columns; i += width)
+        copy_panel(trans_b, trans_b == Trans::no ? b + j + i : b + (j + i) * ldb, ldb, k, std::min(width, columns - i),
+                   panel + i * k);
+      shallow_tiles<panel_rows>(call, 0, m, columns, a, panel, c + j);
+    }
+    return;
+  }
   Index const depth = even_block(k, panel_depth, lanes<S>);
-  for (Index first = 0; first < k; first += depth) {
-    PanelCall<S> call{std::min(depth, k - first), trans_a == Trans::no ? lda : 1, trans_a == Trans::no ? 1 : lda, alpha,
-                      first > 0 || beta != S(0), 0, panel, c, ldc};
+  for (Index first = 0; first < k; first += depth, call.add = true) {
+    call.depth = std::min(depth, k - first);
     for (Index j = 0; j < n; j += width) {
       call.columns = std::min(width, n - j);
       call.c = c + j;
-      copy_panel(trans_b, trans_b == Trans::no ? b + first * ldb + j : b + j * ldb + first, ldb, call.depth, call.columns,
-                 panel);
+      copy_panel(trans_b, trans_b == Trans::no ? b + first * ldb + j : b + j * ldb + first, ldb, call.depth,
+                 call.columns, panel);
       HalfPanel<S> next[2] = {{panel}, {panel}};
       if (j + width < n) locate_halves(trans_b, b, ldb, first, j + width, next);
       else if (first + depth < k) locate_halves(trans_b, b, ldb, first + depth, 0, next);

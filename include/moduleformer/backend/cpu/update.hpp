@@ -18,7 +18,8 @@ namespace moduleformer {
 namespace detail {
 
 /// sqrt(x) to a few units in the last place, x >= 0, by Newton's steps for 1/sqrt(x) from the exponent's half
-/// (relative error 0.034, squared and times 1.5 in each step): std::sqrt may set errno, which keeps a loop from being vectorised.
+/// (relative error 0.034, squared and times 1.5 in each step): std::sqrt may set errno, which keeps a loop from being
+/// vectorised.
 template <Real S>
 S fast_sqrt(S x) {
   constexpr bool wide = std::is_same_v<S, double>;
