@@ -70,7 +70,7 @@ printf '\n==== the model\n'
 "$program" inspect --model "$job/model"
 
 printf '\n==== a passage\n'
-"$program" generate --model "$job/model" --prompt="$prompt" --max-new-tokens 400 --temperature 0.8 --top-p 0.95 --seed 1
+"$program" generate --model "$job/model" --prompt="$prompt" --max-new-tokens 400 --temperature 0.8 --seed 1
 
 printf '\n'
 awk '$1 == "model" { model = $2 } $1 == "trigram" { trigram = $3 }
