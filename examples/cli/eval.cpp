@@ -35,14 +35,19 @@ struct Eval {
     command.add_option("--window", window, "tokens of a window; every token is predicted once, from those before it in its window;\n"
                                            "0: as in training, or 512")
         ->capture_default_str()
-        ->check(CLI::NonNegativeNumber)
+        ->check(CLI::Range(std::int64_t{0}, std::int64_t{1} << 40))
         ->type_name("INTEGER");
     command.add_option("--rows", rows, "windows at a time")->capture_default_str()->check(CLI::PositiveNumber)->type_name("INTEGER");
     command.add_option("--svg", svg, "draw the routers' use into this file")->type_name("FILE");
-    command.add_option("--threads", threads, "threads, 0 for all")->capture_default_str()->check(CLI::NonNegativeNumber)->type_name("INTEGER")->take_last();
+    command.add_option("--threads", threads, "threads, 0 for all")->capture_default_str()->check(CLI::Range(0, mf::max_threads))->type_name("INTEGER")->take_last();
   }
 
   int run() {
+    if (!svg.empty()) {
+      std::vector<std::string> inputs = data.files;
+      inputs.push_back(data.ids);
+      check_output(svg, model, inputs);
+    }
     auto const loaded = load_language_model(model, false);
     if (data.ids.empty()) expect_text_model(loaded.config(), model);
     mf::BatchOptions const options{.rows = rows,

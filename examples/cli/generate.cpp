@@ -43,7 +43,7 @@ struct Generate {
     command.add_flag("--no-echo", no_echo, "print the continuation without its prompt");
     command.add_option("--threads", options.threads, "threads, 0 for all")
         ->capture_default_str()
-        ->check(CLI::NonNegativeNumber)
+        ->check(CLI::Range(0, mf::max_threads))
         ->type_name("INTEGER")->take_last();
   }
 

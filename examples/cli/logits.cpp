@@ -23,10 +23,11 @@ struct LogitsCommand {
         ->type_name("OUT.safetensors");
     command.add_flag("--gradients", options.gradients, "also write grad.<parameter> of the total loss, for every parameter");
     command.add_flag("--double", options.in_double, "compute and write in double precision");
-    command.add_option("--threads", options.threads, "threads, 0 for all")->capture_default_str()->check(CLI::NonNegativeNumber)->type_name("INTEGER")->take_last();
+    command.add_option("--threads", options.threads, "threads, 0 for all")->capture_default_str()->check(CLI::Range(0, moduleformer::max_threads))->type_name("INTEGER")->take_last();
   }
 
   int run() const {
+    check_output(options.output, options.model, {options.input});
     bool const classifies = is_classifier(options.model);
     options.in_double ? write_logits<double>(options, classifies) : write_logits<float>(options, classifies);
     return success;

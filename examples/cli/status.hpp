@@ -2,7 +2,11 @@
 #pragma once
 // How the program ends.
 
+#include <filesystem>
 #include <stdexcept>
+#include <string>
+#include <system_error>
+#include <vector>
 
 namespace cli {
 
@@ -14,5 +18,17 @@ class UsageError : public std::runtime_error {
  public:
   using std::runtime_error::runtime_error;
 };
+
+/// An output that would replace one of the inputs, or a file of the model, is wrong usage.
+inline void check_output(std::string const& output, std::string const& model, std::vector<std::string> const& inputs) {
+  namespace fs = std::filesystem;
+  std::error_code ignored;
+  for (std::string const& input : inputs)
+    if (fs::equivalent(output, input, ignored)) throw UsageError(output + ": the output would replace an input");
+  fs::path const place = fs::absolute(output).lexically_normal();
+  bool const model_file = place.extension() == ".safetensors" || place.extension() == ".json";
+  if (model_file && fs::equivalent(place.parent_path(), model, ignored))
+    throw UsageError(output + ": the output would stand among the model's own files");
+}
 
 }  // namespace cli

@@ -15,8 +15,6 @@
 
 #include <fmt/core.h>
 
-#include <unistd.h>
-
 #include <algorithm>
 #include <filesystem>
 #include <memory>
@@ -75,10 +73,10 @@ Train::Train(CLI::App& command) {
   command.add_flag("--overwrite", overwrite_, "replace a model that stands in DIR");
   command.add_option("--save-every", save_every_, "save after each so many steps; 0: at the end and when interrupted")
       ->capture_default_str()
-      ->check(CLI::NonNegativeNumber)
+      ->check(CLI::Range(std::int64_t{0}, std::int64_t{1} << 40))
       ->type_name("INTEGER");
   command.add_flag("--no-eval", no_eval_, "do not score the held-out text at the end");
-  command.add_option("--threads", threads_, "threads, 0 for all")->capture_default_str()->check(CLI::NonNegativeNumber)->type_name("INTEGER")->take_last();
+  command.add_option("--threads", threads_, "threads, 0 for all")->capture_default_str()->check(CLI::Range(0, mf::max_threads))->type_name("INTEGER")->take_last();
   given_ = add_train_options(command, options_);
 }
 
@@ -150,12 +148,7 @@ void Train::check_out_folder() const {
   mf::expects(!fs::exists(out_) || fs::is_directory(out_), out_, ": expected a folder, found a file");
   fs::path const parent = fs::absolute(out_).lexically_normal().parent_path();
   mf::expects(fs::is_directory(parent), out_, ": the folder ", parent, " does not exist");
-  // Saving makes a folder beside the old one.
-  fs::path const probe = fs::path(out_).lexically_normal().string() + fmt::format(".probe-{}", getpid());
-  std::error_code error;
-  fs::create_directory(probe, error);
-  mf::expects(!error, out_, ": cannot be saved, ", parent, " is not writable: ", error.message());
-  fs::remove(probe, error);
+  mf::FolderCommit const probe(out_);  // begins a save, refuses what no save could replace, and takes it back
 }
 
 int Train::train(Model& model, Data const& data) {

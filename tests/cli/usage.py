@@ -90,8 +90,20 @@ class WrongUsage(support.ProgramTest):
         self.assertNotEqual(before, (self.path / "model" / "model.safetensors").read_bytes())
 
 
+    def test_outputs_do_not_replace_inputs(self):
+        self.train()
+        weights = self.path / "model" / "model.safetensors"
+        before = weights.read_bytes()
+        self.refuse(2, "model's own files", "eval", "--model", "model", "--data", self.text, "--svg", weights)
+        self.refuse(2, "replace an input", "eval", "--model", "model", "--data", self.text, "--svg", self.text)
+        self.refuse(2, "replace an input", "logits", "--model", "model", "--input", weights, "--output", weights)
+        self.refuse(1, "current directory", "train", "--data", self.text, "--out", ".", *TINY)
+        self.assertEqual(before, weights.read_bytes())
+
+
 class Failure(support.ProgramTest):
     def test_texts(self):
+        self.refuse(1, "a device", "train", "--data", "/dev/zero", "--out", "m", *TINY)
         empty = self.path / "empty.txt"
         empty.touch()
         for name, message in (("absent.txt", "nothing of that name"), (empty, "empty"), (self.path, "folder")):

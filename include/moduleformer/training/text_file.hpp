@@ -19,6 +19,8 @@ inline std::vector<unsigned char> read_text_file(std::filesystem::path const& pa
   auto const status = std::filesystem::status(path, error);
   expects(std::filesystem::exists(status), path.string(), ": expected a text file, found nothing of that name");
   expects(!std::filesystem::is_directory(status), path.string(), ": expected a text file, found a folder");
+  expects(!std::filesystem::is_character_file(status) && !std::filesystem::is_block_file(status), path.string(),
+          ": expected a text file, found a device, which may never end");
   errno = 0;
   std::ifstream stream(path, std::ios::binary);
   expects(stream.is_open(), path.string(), ": cannot be opened: ", std::strerror(errno));

@@ -27,6 +27,9 @@ struct HostMemory {
 template <class T>
 using Arg = std::type_identity_t<T>;
 
+/// More threads than any machine has cores would only exhaust its memory with stacks.
+inline constexpr int max_threads = 1024;
+
 template <Real S = float>
 class Cpu {
  public:
@@ -36,7 +39,7 @@ class Cpu {
 
   /// 0 threads: as many as OpenMP would start.
   explicit Cpu(int threads = 0) : threads_(threads > 0 ? threads : omp_get_max_threads()) {
-    expects(threads >= 0, "Cpu: expected a positive number of threads or 0, found ", threads);
+    expects(threads >= 0 && threads <= max_threads, "Cpu: expected 1 to ", max_threads, " threads, or 0 for all, found ", threads);
   }
 
   [[nodiscard]] int threads() const { return threads_; }
