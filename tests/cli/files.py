@@ -58,7 +58,7 @@ class Inspection(support.ProgramTest):
                     "--prompt", "a")
 
     def test_more_layers_than_the_file_has(self):
-        self.train("model", 1, "--no-eval")
+        self.train("model", 2, "--no-eval")
         config = self.path / "model" / "config.json"
         config.write_text(json.dumps(json.loads(config.read_text()) | {"n_layer": 2_000_000_000}))
         self.refuse(1, "no tensor begins with 'transformer.h.2.'", "inspect", "--model", "model")
