@@ -29,24 +29,31 @@ namespace {
 std::atomic<bool> counting{false};
 std::atomic<long> allocations{0};
 
-/// Where OpenMP's runtime lies.
+/// Where OpenMP's runtime lies, and for clang's the C library, whose sscanf it calls in work-sharing loops.
 struct Range {
   std::uintptr_t begin = 0, end = 0;
-} runtime;
+  [[nodiscard]] bool holds(std::uintptr_t place) const { return place >= begin && place < end; }
+} runtime, c_library;
 
 int find_runtime(dl_phdr_info* module, std::size_t, void*) {
-  if (std::strstr(module->dlpi_name, "libomp") == nullptr && std::strstr(module->dlpi_name, "libgomp") == nullptr) return 0;
-  runtime.begin = module->dlpi_addr;
+  auto const named = [&](char const* part) { return std::strstr(module->dlpi_name, part) != nullptr; };
+#if defined(__clang__)
+  Range* const range = named("libomp") ? &runtime : named("libc.so") ? &c_library : nullptr;
+#else
+  Range* const range = named("libgomp") ? &runtime : nullptr;
+#endif
+  if (range == nullptr) return 0;
+  range->begin = module->dlpi_addr;
   for (int i = 0; i < module->dlpi_phnum; ++i)
     if (module->dlpi_phdr[i].p_type == PT_LOAD)
-      runtime.end = std::max(runtime.end, module->dlpi_addr + module->dlpi_phdr[i].p_vaddr + module->dlpi_phdr[i].p_memsz);
-  return 1;
+      range->end = std::max(range->end, module->dlpi_addr + module->dlpi_phdr[i].p_vaddr + module->dlpi_phdr[i].p_memsz);
+  return 0;
 }
 
 void count(void const* caller) noexcept {
   if (!counting.load(std::memory_order_relaxed)) return;
   auto const place = reinterpret_cast<std::uintptr_t>(caller);
-  if (place < runtime.begin || place >= runtime.end) allocations.fetch_add(1, std::memory_order_relaxed);
+  if (!runtime.holds(place) && !c_library.holds(place)) allocations.fetch_add(1, std::memory_order_relaxed);
 }
 
 }  // namespace
