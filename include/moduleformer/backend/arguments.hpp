@@ -20,7 +20,7 @@ struct RoutingPlan {
   Vector<ExpertId const> expert;         // (P) chosen expert of each slot
   Vector<std::int32_t const> order;      // (P) slots sorted by expert, stable
   Vector<Index const> offsets;           // (E+1) where each expert's slots begin in `order`
-  [[nodiscard]] Index slots() const { return tokens * top_k; }
+  [[nodiscard]] constexpr Index slots() const { return tokens * top_k; }
 };
 
 /// How a matrix's rows belong to the sorted slots p = 0..P-1: row p, row order[p], row order[p]/K.
@@ -60,7 +60,7 @@ struct RoutingStatistics {
   Vector<double> gate_sum;               // (E) sum of the gates of e
   double* negative_entropy_sum = nullptr;  // sum_t sum_e p_te log p_te
   double* squared_lse_sum = nullptr;       // sum_t logsumexp(logits_t)^2
-  [[nodiscard]] Index experts() const { return probability_sum.extent(0); }
+  [[nodiscard]] constexpr Index experts() const { return probability_sum.extent(0); }
 };
 
 /// A loss's derivatives with respect to the sums of RoutingStatistics (counts have none).

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
 #pragma once
-// Errors: one type for callers' mistakes, one for bad files. Every message says where, what was
+// Errors: one type for callers' mistakes, one for bad files, one for CUDA's failures. Every message says where, what was
 // expected and what was found. Nothing is printed, nothing exits.
 
 #include <sstream>
@@ -17,6 +17,12 @@ class Error : public std::runtime_error {
 
 /// A file that is not what it should be; the message names file, tensor or key, and byte offset.
 class FormatError : public Error {
+ public:
+  using Error::Error;
+};
+
+/// A CUDA call that failed; the message names the call and its sizes. What lies on the host stays usable.
+class CudaError : public Error {
  public:
   using Error::Error;
 };

@@ -4,8 +4,12 @@
 
 #if defined(__CUDACC__)
 #define MODULEFORMER_HOST_DEVICE __host__ __device__
+#define MODULEFORMER_DEVICE __device__
+#define MODULEFORMER_UNROLL _Pragma("unroll")
 #else
 #define MODULEFORMER_HOST_DEVICE
+#define MODULEFORMER_DEVICE
+#define MODULEFORMER_UNROLL
 #endif
 
 #define MODULEFORMER_RESTRICT __restrict__

@@ -21,11 +21,9 @@ class TensorView {
   constexpr TensorView(T* data, Extents extents) : data_(data), extents_(extents) {}
 
   /// A view of mutable elements is also a view of constant ones.
-  constexpr operator TensorView<T const, Rank>() const
-    requires(!std::is_const_v<T>)
-  {
-    return {data_, extents_};
-  }
+  template <class Mutable>
+    requires(std::is_const_v<T> && std::is_same_v<Mutable const, T> && !std::is_same_v<Mutable, T>)
+  constexpr TensorView(TensorView<Mutable, Rank> other) : data_(other.data()), extents_(other.extents()) {}
 
   [[nodiscard]] constexpr T* data() const { return data_; }
   [[nodiscard]] constexpr Index extent(int dimension) const {

@@ -3,6 +3,7 @@
 // Cpu<S>: the CPU backend's type: a thread count and a workspace. Its primitives are the free
 // functions of the other files in this folder; backend/cpu.hpp includes them all.
 
+#include <moduleformer/backend/checks.hpp>
 #include <moduleformer/backend/workspace.hpp>
 #include <moduleformer/core/error.hpp>
 #include <moduleformer/core/types.hpp>
@@ -11,7 +12,6 @@
 
 #include <cstddef>
 #include <new>
-#include <type_traits>
 
 namespace moduleformer {
 
@@ -21,11 +21,6 @@ struct HostMemory {
   static void* allocate(std::size_t bytes) { return ::operator new(bytes, std::align_val_t{memory_alignment}); }
   static void deallocate(void* data, std::size_t) noexcept { ::operator delete(data, std::align_val_t{memory_alignment}); }
 };
-
-/// The type of a primitive's parameter: S is deduced from the backend alone, so that views of mutable
-/// elements, and {} for an absent one, convert to what is expected.
-template <class T>
-using Arg = std::type_identity_t<T>;
 
 /// More threads than any machine has cores would only exhaust its memory with stacks.
 inline constexpr int max_threads = 1024;

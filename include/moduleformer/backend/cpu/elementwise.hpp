@@ -20,11 +20,6 @@ namespace detail {
 /// Elements whose dropout factors are made at a time.
 inline constexpr Index dropout_block = 256;
 
-inline void expect_probability(char const* where, Dropout const& drop) {
-  expects(drop.probability >= 0 && drop.probability < 1, where, ": expected a dropout probability in [0, 1), found ",
-          drop.probability);
-}
-
 /// Factors (0 or 1 / (1 - probability)) of elements begin..begin+count, at most dropout_block; `room`
 /// holds dropout_block + 8. Returns where the first one is.
 template <Real S>
@@ -54,11 +49,6 @@ void sum_slots(S const* y, Index slots, Index width, Index count, S* sums) {
   }
 }
 
-template <class A, class B>
-void expect_same(char const* where, char const* what, TensorView<A, 2> found, TensorView<B, 2> like) {
-  expect_extents(where, what, found, like.extent(0), like.extent(1));
-}
-
 /// f(t, c, count) for pieces of at most dropout_block columns of each row.
 template <Real S, class F>
 void for_row_pieces(Cpu<S>& backend, Index rows, Index width, F const& f) {
@@ -76,7 +66,7 @@ template <Real S>
 void combine(Cpu<S>& backend, Index slots, Arg<Matrix<S const>> y, Dropout drop, Arg<Matrix<S const>> residual,
              Arg<Matrix<S>> out) {
   Index const tokens = out.extent(0), width = out.extent(1);
-  expects(slots > 0, "combine: expected at least one slot, found ", slots);
+  detail::expect_slots("combine", slots);
   detail::expect_extents("combine", "y", y, tokens * slots, width);
   detail::expect_same("combine", "residual", residual, out);
   detail::expect_probability("combine", drop);
@@ -101,7 +91,7 @@ void combine(Cpu<S>& backend, Index slots, Arg<Matrix<S const>> y, Dropout drop,
 template <Real S>
 void combine_slots(Cpu<S>& backend, Index slots, Arg<Matrix<S const>> y, Arg<Matrix<S>> out) {
   Index const tokens = out.extent(0), width = out.extent(1);
-  expects(slots > 0, "combine_slots: expected at least one slot, found ", slots);
+  detail::expect_slots("combine_slots", slots);
   detail::expect_extents("combine_slots", "y", y, tokens * slots, width);
   detail::for_row_pieces(backend, tokens, width, [&](Index t, Index c, Index count) {
     S sums[detail::dropout_block];

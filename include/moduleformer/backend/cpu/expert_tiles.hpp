@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 // The work list of products over ragged experts: each tile is a few rows of one expert's sorted slots and
-// a range of output columns. Also which row of a matrix a sorted slot means, and gathering a tile's rows.
+// a range of output columns. Also gathering a tile's rows.
 
 #include <moduleformer/backend/arguments.hpp>
 #include <moduleformer/backend/cpu/parallel.hpp>
@@ -17,33 +17,6 @@ struct ExpertTile {
   Index first_column, columns;  // of the output
   [[nodiscard]] Index rows() const { return end - begin; }
 };
-
-/// The row of a matrix with map `rows` that belongs to sorted slot p.
-inline Index row_of(RoutingPlan const& plan, Rows rows, Index p) {
-  switch (rows) {
-    case Rows::sorted: return p;
-    case Rows::slot: return plan.order[p];
-    case Rows::token: return plan.order[p] / plan.top_k;
-  }
-  return p;
-}
-
-inline Index row_count(RoutingPlan const& plan, Rows rows) {
-  return rows == Rows::token ? plan.tokens : plan.slots();
-}
-
-inline void expect_plan(char const* where, RoutingPlan const& plan, Index experts) {
-  expects(plan.experts == experts && plan.offsets.extent(0) == experts + 1 && plan.order.extent(0) == plan.slots(),
-          where, ": expected a plan of ", experts, " experts with ", plan.slots(), " slots, found ", plan.experts,
-          " experts, ", plan.offsets.extent(0), " offsets, ", plan.order.extent(0), " slots");
-}
-
-template <class A>
-void expect_rows(char const* where, char const* what, TensorView<A, 2> found, RoutingPlan const& plan, Rows rows,
-                 Index columns) {
-  expects(found.extent(0) == row_count(plan, rows) && found.extent(1) == columns, where, ": expected ", what, " of ",
-          row_count(plan, rows), " x ", columns, ", found ", found.extent(0), " x ", found.extent(1));
-}
 
 /// Rows and columns of a tile for P slots over E experts, n outputs of k terms each.
 inline TileGrid expert_grid(RoutingPlan const& plan, Index n, Index k) {

@@ -73,13 +73,6 @@ void grouped_product(Cpu<S>& backend, GroupedProduct<S> const& g, Finish const& 
   }
 }
 
-/// Several slots of one token must not write one row.
-inline void expect_distinct(char const* where, RoutingPlan const& plan, Rows rows) {
-  expects(rows != Rows::token || plan.top_k <= 1, where,
-          ": expected an output row for each slot, found one for each of ", plan.tokens, " tokens with ", plan.top_k,
-          " slots");
-}
-
 }  // namespace detail
 
 /// z = x[p] W[e] with W (E,K,N); pre[p sorted] = z (P,N) or null; y[p] = gate[slot] act(z), gate (P) or null for 1.

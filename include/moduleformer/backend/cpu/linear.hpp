@@ -14,17 +14,6 @@ namespace moduleformer {
 
 namespace detail {
 
-template <class A>
-void expect_extents(char const* where, char const* what, TensorView<A, 2> found, Index rows, Index columns) {
-  expects(found.extent(0) == rows && found.extent(1) == columns, where, ": expected ", what, " of ", rows, " x ",
-          columns, ", found ", found.extent(0), " x ", found.extent(1));
-}
-
-template <class A>
-void expect_extents(char const* where, char const* what, TensorView<A, 1> found, Index size) {
-  expects(found.extent(0) == size, where, ": expected ", what, " of ", size, ", found ", found.extent(0));
-}
-
 /// C (m,n) = op(A) op(B) + beta C in parallel tiles; finish(row, rows, column, columns) follows each.
 template <Real S, class Finish>
 void tiled_product(Cpu<S>& backend, Trans trans_a, Trans trans_b, Index m, Index n, Index k, S const* a, Index lda,

@@ -14,9 +14,6 @@ namespace moduleformer::detail {
 /// Elements that one iteration of an elementwise loop takes.
 inline constexpr Index elementwise_block = 4096;
 
-constexpr Index ceil_divide(Index a, Index b) { return (a + b - 1) / b; }
-constexpr Index round_up(Index a, Index unit) { return ceil_divide(a, unit) * unit; }
-
 /// `size` cut into the fewest equal parts of at most `largest`: the size of a part, a multiple of `unit`
 /// unless one part is enough.
 constexpr Index even_block(Index size, Index largest, Index unit) {

@@ -106,9 +106,9 @@ void stick_breaking_forward(Cpu<S>& backend, StickBreakingVariant variant, Atten
                             Matrix<std::int32_t> stop) {
   constexpr char const* where = "stick_breaking_forward";
   detail::check_attention<S>(where, extents, sequences, q, k, v);
-  detail::expect_like(where, "y", y, q.extent(0), q.extent(1));
-  if (log_stick) detail::expect_like(where, "log_stick", log_stick, q.extent(0), extents.heads);
-  if (stop) detail::expect_like(where, "stop", stop, q.extent(0), extents.heads);
+  detail::expect_extents(where, "y", y, q.extent(0), q.extent(1));
+  if (log_stick) detail::expect_extents(where, "log_stick", log_stick, q.extent(0), extents.heads);
+  if (stop) detail::expect_extents(where, "stop", stop, q.extent(0), extents.heads);
   if (detail::has_gaps(sequences, extents.rows_per_token, q.extent(0))) {
     std::fill(y.begin(), y.end(), S(0));
     if (log_stick) std::fill(log_stick.begin(), log_stick.end(), S(0));

@@ -191,11 +191,11 @@ void stick_breaking_backward(Cpu<S>& backend, StickBreakingVariant variant, Atte
                              Arg<Matrix<S>> dv) {
   constexpr char const* where = "stick_breaking_backward";
   detail::check_attention<S>(where, extents, sequences, q, k, v);
-  detail::expect_like(where, "dy", dy, q.extent(0), q.extent(1));
-  detail::expect_like(where, "stop", stop, q.extent(0), extents.heads);
-  detail::expect_like(where, "dq", dq, q.extent(0), q.extent(1));
-  detail::expect_like(where, "dk", dk, k.extent(0), k.extent(1));
-  detail::expect_like(where, "dv", dv, v.extent(0), v.extent(1));
+  detail::expect_extents(where, "dy", dy, q.extent(0), q.extent(1));
+  detail::expect_extents(where, "stop", stop, q.extent(0), extents.heads);
+  detail::expect_extents(where, "dq", dq, q.extent(0), q.extent(1));
+  detail::expect_extents(where, "dk", dk, k.extent(0), k.extent(1));
+  detail::expect_extents(where, "dv", dv, v.extent(0), v.extent(1));
   if (detail::has_gaps(sequences, extents.rows_per_token, q.extent(0))) std::fill(dq.begin(), dq.end(), S(0));
 
   Index longest = 0;

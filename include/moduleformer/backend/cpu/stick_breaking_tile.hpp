@@ -184,25 +184,14 @@ bool used_up(Index rows, S const* stick, double stop_below) {
 template <Real S>
 void check_attention(char const* where, AttentionExtents const& extents, Vector<Sequence const> sequences,
                      Matrix<S const> q, Matrix<S const> k, Matrix<S const> v) {
-  Index const width = extents.heads * extents.head_size, slots = extents.rows_per_token;
-  expects(extents.heads > 0 && extents.head_size > 0 && slots > 0, where, ": expected positive extents, found ",
-          extents.heads, " heads of size ", extents.head_size, ", ", slots, " rows per token");
-  for (auto const& matrix : {q, k, v})
-    expects(matrix.extent(1) == width, where, ": expected ", extents.heads, " heads of size ", extents.head_size,
-            ", found rows of ", matrix.extent(1));
-  expects(k.extent(0) == v.extent(0), where, ": found ", k.extent(0), " keys but ", v.extent(0), " values");
+  expect_attention(where, extents, q, k, v);
+  Index const slots = extents.rows_per_token;
   for (Sequence const& s : sequences)
     expects(s.query_begin >= 0 && s.query_count >= 0 && s.key_begin >= 0 && s.key_count >= s.query_count &&
                 (s.query_begin + s.query_count) * slots <= q.extent(0) && s.key_begin + s.key_count <= k.extent(0),
             where, ": a sequence of queries ", s.query_begin, " + ", s.query_count, ", keys ", s.key_begin, " + ",
             s.key_count, " does not fit ", q.extent(0), " query rows and ", k.extent(0), " keys, or has fewer keys",
             " than queries");
-}
-
-template <class T>
-void expect_like(char const* where, char const* what, Matrix<T> found, Index rows, Index columns) {
-  expects(found.extent(0) == rows && found.extent(1) == columns, where, ": expected ", what, " of ", rows, " x ",
-          columns, ", found ", found.extent(0), " x ", found.extent(1));
 }
 
 /// Whether the sequences leave out query rows.

@@ -1,0 +1,136 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+// Gpu: the platform that kernels run on when compiled by nvcc: device memory, a stream, launches. Errors are
+// CudaError with the call and its sizes.
+
+#include <moduleformer/backend/cuda/gpu_thread.cuh>
+#include <moduleformer/core/error.hpp>
+
+#include <cuda_runtime.h>
+
+#include <cstddef>
+#include <source_location>
+#include <string_view>
+#include <utility>
+
+namespace moduleformer {
+
+namespace detail {
+
+/// Throws CudaError unless the call succeeded. A failed call leaves no error behind for the next one.
+template <class... Parts>
+void check_cuda(cudaError_t status, Parts const&... call) {
+  if (status == cudaSuccess) return;
+  (void)cudaGetLastError();
+  fail<CudaError>(call..., ": ", cudaGetErrorString(status), " (", cudaGetErrorName(status), ")");
+}
+
+/// The one kernel of the library: a kernel object's call operator, once per thread.
+template <class Kernel>
+__global__ void __launch_bounds__(Kernel::threads) run_kernel(__grid_constant__ Kernel const kernel) {
+  kernel(GpuThread{});
+}
+
+}  // namespace detail
+
+struct Gpu {
+  using Thread = GpuThread;
+
+  /// Device memory. Its lifetime is not ordered with streams: freeing waits for the device.
+  struct Memory {
+    static constexpr bool is_host_memory = false;
+    static void* allocate(std::size_t bytes) {
+      void* data = nullptr;
+      cudaError_t const status = cudaMalloc(&data, bytes);
+      if (status == cudaErrorMemoryAllocation) {
+        std::size_t free = 0, total = 0;
+        (void)cudaGetLastError();
+        (void)cudaMemGetInfo(&free, &total);
+        fail<CudaError>("device memory: ", bytes, " bytes were asked for, ", free, " of ", total, " are free");
+      }
+      detail::check_cuda(status, "cudaMalloc of ", bytes, " bytes");
+      return data;
+    }
+    static void deallocate(void* data, std::size_t) noexcept { (void)cudaFree(data); }
+  };
+
+  /// An ordered queue of work on the current device.
+  class Stream {
+   public:
+    Stream() {
+      int devices = 0;
+      detail::check_cuda(cudaGetDeviceCount(&devices), "CUDA backend: looking for a device");
+      expects_device(devices);
+      int device = 0;
+      detail::check_cuda(cudaGetDevice(&device), "cudaGetDevice");
+      detail::check_cuda(cudaDeviceGetAttribute(&processors_, cudaDevAttrMultiProcessorCount, device), "device attributes");
+      detail::check_cuda(cudaDeviceGetAttribute(&major_, cudaDevAttrComputeCapabilityMajor, device), "device attributes");
+      if (major_ < 8)
+        fail<CudaError>("CUDA backend: expected a device of compute capability 8.0 or more, found ", major_, ".x");
+      detail::check_cuda(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "cudaStreamCreate");
+    }
+    Stream(Stream&& other) noexcept
+        : stream_(std::exchange(other.stream_, nullptr)), processors_(other.processors_), major_(other.major_) {}
+    Stream& operator=(Stream&& other) noexcept {
+      std::swap(stream_, other.stream_);
+      std::swap(processors_, other.processors_);
+      std::swap(major_, other.major_);
+      return *this;
+    }
+    ~Stream() {
+      if (stream_ != nullptr) (void)cudaStreamDestroy(stream_);
+    }
+
+    [[nodiscard]] cudaStream_t get() const { return stream_; }
+    /// Multiprocessors of the device: blocks that surely run at the same time.
+    [[nodiscard]] int processors() const { return processors_; }
+
+    template <class Kernel>
+    void launch(Kernel const& kernel, Index blocks, std::size_t shared_bytes, std::source_location where) {
+      constexpr Index most_blocks = (Index{1} << 31) - 1;
+      expects(blocks <= most_blocks, "kernel of ", place(where), ": expected at most ", most_blocks, " blocks, found ", blocks);
+      constexpr std::size_t always_there = 48 << 10;
+      if (shared_bytes > always_there)
+        detail::check_cuda(cudaFuncSetAttribute(detail::run_kernel<Kernel>, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                                static_cast<int>(shared_bytes)),
+                           "kernel of ", place(where), ": ", shared_bytes, " bytes of shared memory");
+      detail::run_kernel<Kernel><<<static_cast<unsigned>(blocks), Kernel::threads, shared_bytes, stream_>>>(kernel);
+      detail::check_cuda(cudaGetLastError(), "kernel of ", place(where), ", ", blocks, " blocks of ", Kernel::threads,
+                         " threads, ", shared_bytes, " bytes of shared memory");
+    }
+
+    // Copies in the order of the stream; from_host and to_host have the host's side complete on return.
+    void copy(void* to, void const* from, std::size_t bytes) {
+      detail::check_cuda(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToDevice, stream_), "device copy of ", bytes, " bytes");
+    }
+    void from_host(void* to, void const* from, std::size_t bytes) {
+      detail::check_cuda(cudaMemcpyAsync(to, from, bytes, cudaMemcpyHostToDevice, stream_), "copy of ", bytes, " bytes to the device");
+    }
+    void to_host(void* to, void const* from, std::size_t bytes) {
+      detail::check_cuda(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToHost, stream_), "copy of ", bytes, " bytes from the device");
+      synchronize();
+    }
+    /// Waits for everything asked for; an error of earlier work shows here.
+    void synchronize() { detail::check_cuda(cudaStreamSynchronize(stream_), "waiting for the device"); }
+
+   private:
+    static void expects_device(int devices) {
+      if (devices == 0) fail<CudaError>("CUDA backend: expected a CUDA device, found none");
+    }
+    static std::string_view file_name(std::source_location where) {
+      std::string_view const path = where.file_name();
+      return path.substr(path.rfind('/') + 1);
+    }
+    struct Place {
+      std::source_location where;
+      friend std::ostream& operator<<(std::ostream& out, Place p) { return out << file_name(p.where) << ':' << p.where.line(); }
+    };
+    static Place place(std::source_location where) { return {where}; }
+
+    cudaStream_t stream_ = nullptr;
+    int processors_ = 0;
+    int major_ = 0;
+  };
+};
+
+}  // namespace moduleformer
