@@ -117,13 +117,12 @@ struct Gpu {
     static void expects_device(int devices) {
       if (devices == 0) fail<CudaError>("CUDA backend: expected a CUDA device, found none");
     }
-    static std::string_view file_name(std::source_location where) {
-      std::string_view const path = where.file_name();
-      return path.substr(path.rfind('/') + 1);
-    }
     struct Place {
       std::source_location where;
-      friend std::ostream& operator<<(std::ostream& out, Place p) { return out << file_name(p.where) << ':' << p.where.line(); }
+      friend std::ostream& operator<<(std::ostream& out, Place p) {
+        std::string_view const path = p.where.file_name();
+        return out << path.substr(path.rfind('/') + 1) << ':' << p.where.line();
+      }
     };
     static Place place(std::source_location where) { return {where}; }
 
