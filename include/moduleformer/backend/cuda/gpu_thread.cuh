@@ -56,6 +56,9 @@ struct GpuThread {
   /// The lanes whose value is this lane's.
   [[nodiscard]] __device__ std::uint32_t match_any(std::uint32_t value) const { return __match_any_sync(all_lanes, value); }
 
+  /// The largest value of the warp's lanes.
+  [[nodiscard]] __device__ std::uint32_t reduce_max(std::uint32_t value) const { return __reduce_max_sync(all_lanes, value); }
+
   /// *place += value, in whatever order threads come; returns what was there.
   __device__ float atomic_add(float* place, float value) const { return atomicAdd(place, value); }
   __device__ int atomic_add(int* place, int value) const { return atomicAdd(place, value); }
