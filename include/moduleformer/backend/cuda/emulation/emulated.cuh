@@ -1,0 +1,72 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+// Emulated: the platform that runs kernels on the host, for tests: memory that begins as NaN, a stream that runs
+// each kernel at once, blocks spread over host threads. It mirrors Gpu. Kernels that do what no device defines
+// (divergent barriers, warp operations without the whole warp, deadlocks) end in an Error that names the places.
+
+#include <moduleformer/backend/cuda/emulation/block.cuh>
+#include <moduleformer/backend/cuda/emulation/options.cuh>
+#include <moduleformer/backend/cuda/emulation/runner.cuh>
+#include <moduleformer/backend/cuda/emulation/thread.cuh>
+#include <moduleformer/core/error.hpp>
+
+#include <cstddef>
+#include <cstring>
+#include <new>
+#include <source_location>
+
+namespace moduleformer {
+
+struct Emulated {
+  using Thread = EmulatedThread;
+
+  /// Host memory of the very size, which begins as NaN.
+  struct Memory {
+    static constexpr bool is_host_memory = false;  // kernels read it, callers do not
+    static void* allocate(std::size_t bytes) {
+      void* const data = ::operator new(bytes, std::align_val_t{alignment}, std::nothrow);
+      if (data == nullptr) fail<CudaError>("device memory: ", bytes, " bytes were asked for");
+      return std::memset(data, 0xff, bytes);
+    }
+    static void deallocate(void* data, std::size_t) noexcept { ::operator delete(data, std::align_val_t{alignment}); }
+
+   private:
+    static constexpr std::size_t alignment = 64;
+  };
+
+  class Stream {
+   public:
+    [[nodiscard]] int processors() const { return 4; }
+
+    template <class Kernel>
+    void launch(Kernel const& kernel, Index blocks, std::size_t shared_bytes, std::source_location where) {
+      constexpr Index most_blocks = (Index{1} << 31) - 1;
+      expects(blocks <= most_blocks, "kernel of ", emulation::Place{where}, ": expected at most ", most_blocks,
+              " blocks, found ", blocks);
+      auto const body = [](void const* object, emulation::Block& block, int thread) {
+        (*static_cast<Kernel const*>(object))(EmulatedThread{block, thread});
+      };
+      Kernel const copied = kernel;
+      emulation::run({body, &copied, Kernel::threads, blocks, shared_bytes, where});
+      ++launches_;
+      blocks_ += blocks;
+    }
+
+    void copy(void* to, void const* from, std::size_t bytes) {
+      if (bytes > 0) std::memmove(to, from, bytes);
+    }
+    void from_host(void* to, void const* from, std::size_t bytes) { copy(to, from, bytes); }
+    void to_host(void* to, void const* from, std::size_t bytes) { copy(to, from, bytes); }
+    void synchronize() {}
+
+    // What ran so far.
+    [[nodiscard]] Index launches() const { return launches_; }
+    [[nodiscard]] Index blocks() const { return blocks_; }
+
+   private:
+    Index launches_ = 0;
+    Index blocks_ = 0;
+  };
+};
+
+}  // namespace moduleformer

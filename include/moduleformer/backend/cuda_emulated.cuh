@@ -1,0 +1,16 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+// CudaEmulated<S>: the CUDA backend with its kernels run on the host, whole, for tests without a device. Any C++20
+// compiler reads it. A concept's answer is fixed where it is first asked, so every primitive is included here.
+
+#include <moduleformer/backend/backend.hpp>
+#include <moduleformer/backend/cuda/cuda.cuh>
+#include <moduleformer/backend/cuda/emulation/emulated.cuh>
+#include <moduleformer/backend/cuda/memory.cuh>
+
+namespace moduleformer {
+
+template <CudaScalar S>
+using CudaEmulated = CudaBackend<S, Emulated>;
+
+}  // namespace moduleformer
