@@ -6,10 +6,12 @@
 #define MODULEFORMER_HOST_DEVICE __host__ __device__
 #define MODULEFORMER_DEVICE __device__
 #define MODULEFORMER_UNROLL _Pragma("unroll")
+#define MODULEFORMER_NO_UNROLL _Pragma("unroll 1")
 #else
 #define MODULEFORMER_HOST_DEVICE
 #define MODULEFORMER_DEVICE
 #define MODULEFORMER_UNROLL
+#define MODULEFORMER_NO_UNROLL
 #endif
 
 #define MODULEFORMER_RESTRICT __restrict__

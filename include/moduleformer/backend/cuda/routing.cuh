@@ -10,8 +10,6 @@
 #include <moduleformer/backend/cuda/top_k.cuh>
 #include <moduleformer/core/error.hpp>
 
-#include <cstdint>
-
 namespace moduleformer {
 
 /// probs (N,E) = softmax of the rows of logits; lse (N) = logsumexp (null: not wanted).
@@ -31,9 +29,8 @@ namespace detail {
 /// launch(NormRows<S, Size>): 16 bytes at once where every row of the matrices begins at a multiple of that.
 template <class S, class Launch, class... Pointers>
 void with_norm_rows(Index rows, Index width, Launch launch, Pointers... matrices) {
-  constexpr int size = static_cast<int>(16 / sizeof(S));
-  auto const places = (reinterpret_cast<std::uintptr_t>(matrices) | ...);
-  if (width % size == 0 && places % 16 == 0) return launch(kernels::NormRows<S, size>{rows, width});
+  constexpr int size = kernels::pack_size<S>;
+  if (width % size == 0 && kernels::may_pack<size>(matrices...)) return launch(kernels::NormRows<S, size>{rows, width});
   return launch(kernels::NormRows<S, 1>{rows, width});
 }
 

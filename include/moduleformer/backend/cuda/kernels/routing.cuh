@@ -4,6 +4,7 @@
 // their norms, y = x / max(|x|, 1e-12), and back, dx = (dy - y <y, dy>) / norm, with sums in double, whose
 // squares neither overflow nor vanish.
 
+#include <moduleformer/backend/cuda/kernels/packs.cuh>
 #include <moduleformer/backend/cuda/kernels/routing_row.cuh>
 #include <moduleformer/backend/cuda/kernels/warp.cuh>
 #include <moduleformer/core/math.hpp>
@@ -11,7 +12,6 @@
 #include <moduleformer/core/types.hpp>
 
 #include <cmath>
-#include <type_traits>
 
 namespace moduleformer::kernels {
 
@@ -57,17 +57,10 @@ struct Softmax {
   }
 };
 
-/// Elements that a lane loads at once: 16 bytes, or one where rows are not aligned to that.
-template <class S, int Size>
-struct alignas(sizeof(S) * Size) RowPart {
-  S values[Size];
-};
-
-/// Rows of `width` elements in parts of Size, which divides it.
+/// Rows of `width` elements in packs of Size, which divides it.
 template <class S, int Size>
 struct NormRows {
   static constexpr int warps = 8;  // of a block
-  using Part = RowPart<S, Size>;
 
   Index rows = 0;
   Index width = 0;
@@ -81,11 +74,13 @@ struct NormRows {
   template <class Thread>
   [[nodiscard]] MODULEFORMER_DEVICE double dot(Thread const& thread, S const* a, S const* b) const {
     double sum = 0;
+    MODULEFORMER_NO_UNROLL  // rows are short, and nvcc's four rounds at once spill
     for (Index i = Index{thread.lane()} * Size; i < width; i += 32 * Size) {
-      Part const x = *reinterpret_cast<Part const*>(a + i), y = *reinterpret_cast<Part const*>(b + i);
+      float x[Size], y[Size];
+      load(a + i, Size, true, x);
+      load(b + i, Size, true, y);
       MODULEFORMER_UNROLL
-      for (int j = 0; j < Size; ++j)
-        sum += static_cast<double>(static_cast<float>(x.values[j])) * static_cast<double>(static_cast<float>(y.values[j]));
+      for (int j = 0; j < Size; ++j) sum += static_cast<double>(x[j]) * static_cast<double>(y[j]);
     }
     return warp_sum(thread, sum);
   }
@@ -94,18 +89,25 @@ struct NormRows {
   template <class Thread, class F>
   MODULEFORMER_DEVICE void map(Thread const& thread, S const* a, S const* b, S* out, F f) const {
     for (Index i = Index{thread.lane()} * Size; i < width; i += 32 * Size) {
-      Part const x = *reinterpret_cast<Part const*>(a + i), y = *reinterpret_cast<Part const*>(b + i);
-      Part result;
+      float x[Size], y[Size];
+      load(a + i, Size, true, x);
+      load(b + i, Size, true, y);
       MODULEFORMER_UNROLL
-      for (int j = 0; j < Size; ++j)
-        result.values[j] = static_cast<S>(f(static_cast<float>(x.values[j]), static_cast<float>(y.values[j])));
-      *reinterpret_cast<Part*>(out + i) = result;
+      for (int j = 0; j < Size; ++j) x[j] = f(x[j], y[j]);
+      store(out + i, Size, true, x);
     }
   }
 };
 
 /// Rows shorter than this are divided by this.
 inline constexpr double smallest_norm = 1e-12;
+
+/// sqrt(x) to float's accuracy, for all x whose root is a normal float: x beyond float's range is scaled.
+MODULEFORMER_DEVICE inline float square_root(double x) {
+  bool const is_large = x > 0x1p100;
+  float const root = std::sqrt(static_cast<float>(is_large ? x * 0x1p-160 : x));
+  return is_large ? root * 0x1p80f : root;
+}
 
 /// y (N,R), norms (N) from x (N,R). y may be x.
 template <class S, int Size>
@@ -121,11 +123,10 @@ struct NormaliseRows {
     Index const r = rows.row(thread);
     if (r >= rows.rows) return;
     S const* const in = x + r * rows.width;
-    double const norm = std::sqrt(rows.dot(thread, in, in));
-    double const divisor = norm < smallest_norm ? smallest_norm : norm;
-    float const inverse = 1.0f / static_cast<float>(divisor);
-    if (thread.lane() == 0) norms[r] = static_cast<float>(divisor);
-    rows.map(thread, in, in, y + r * rows.width, [=](float a, float) { return a * inverse; });
+    double const square = rows.dot(thread, in, in);
+    float const norm = square < smallest_norm * smallest_norm ? static_cast<float>(smallest_norm) : square_root(square);
+    if (thread.lane() == 0) norms[r] = norm;
+    rows.map(thread, in, in, y + r * rows.width, [inverse = 1.0f / norm](float a, float) { return a * inverse; });
   }
 };
 

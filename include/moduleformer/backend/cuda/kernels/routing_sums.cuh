@@ -110,7 +110,8 @@ struct AddRoutingTiles {
     Index const first = thread.block() * 32, sums = 3 * experts, column = first + thread.lane();
     double total = 0;
     if (column < sums) {
-      for (Index tile = thread.warp(); tile < partials.tiles; tile += warps) total += partials.experts[tile * sums + column];
+      for (Index tile = thread.warp(); tile < partials.tiles; tile += warps)
+        total += partials.experts[tile * sums + column];
     } else if (column < sums + 2) {
       for (Index row = thread.warp(); row < partials.tiles * partials.chunks; row += warps)
         total += partials.rows[2 * row + column - sums];
