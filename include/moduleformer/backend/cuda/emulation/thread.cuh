@@ -7,6 +7,7 @@
 #include <moduleformer/backend/cuda/emulation/tensor_core.cuh>
 #include <moduleformer/core/types.hpp>
 
+#include <algorithm>
 #include <atomic>
 #include <cmath>
 #include <cstddef>
@@ -71,6 +72,12 @@ class EmulatedThread {
     block_->warp_operation(index_, operation, &question, where);
     return question.answer;
   }
+  [[nodiscard]] std::uint32_t reduce_max(std::uint32_t value, Where where = Where::current()) const {
+    static constexpr emulation::WarpOperation operation{"reduce_max", &largest};
+    Question question{value, 0};
+    block_->warp_operation(index_, operation, &question, where);
+    return question.answer;
+  }
 
   float atomic_add(float* place, float value) const { return std::atomic_ref<float>(*place).fetch_add(value); }
   int atomic_add(int* place, int value) const { return std::atomic_ref<int>(*place).fetch_add(value); }
@@ -120,6 +127,11 @@ class EmulatedThread {
       for (int other = 0; other < 32; ++other)
         if (static_cast<Question const*>(lanes[other])->value == static_cast<Question const*>(lanes[lane])->value)
           static_cast<Question*>(lanes[lane])->answer |= 1u << other;
+  }
+  static void largest(void* const* lanes) {
+    std::uint32_t answer = 0;
+    for (int lane = 0; lane < 32; ++lane) answer = std::max(answer, static_cast<Question const*>(lanes[lane])->value);
+    for (int lane = 0; lane < 32; ++lane) static_cast<Question*>(lanes[lane])->answer = answer;
   }
 
   template <class T>
