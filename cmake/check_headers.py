@@ -46,9 +46,9 @@ def layer_of(name):
 
 
 def backend_of(name):
-    """cpu for backend/cpu.hpp and backend/cpu/..., likewise cuda; else None."""
-    match = re.match(r"backend/(\w+)[./]", name)
-    return match.group(1) if match and match.group(1) in BACKENDS else None
+    """cpu for backend/cpu.hpp and backend/cpu/..., likewise cuda, also for backend/cuda_emulated.cuh; else None."""
+    match = re.match(rf"backend/({'|'.join(BACKENDS)})(_\w+)?[./]", name)
+    return match.group(1) if match else None
 
 
 def check_include(name, included, headers):
