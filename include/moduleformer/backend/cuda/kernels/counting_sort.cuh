@@ -68,7 +68,8 @@ struct DigitTiles {
   MODULEFORMER_DEVICE void count(Thread const& thread, std::int32_t* counts) const {
     std::int32_t* const own = counts + thread.warp() * digit.count();
     for_each(thread, [&](std::int32_t, std::uint32_t d, std::uint32_t same) {
-      if (same != 0 && std::countr_zero(same) == thread.lane()) own[d] += std::popcount(same);
+      bool const is_first = (same & ((1u << thread.lane()) - 1u)) == 0;  // std::countr_zero is always 32 in nvcc's kernels
+      if (same != 0 && is_first) own[d] += std::popcount(same);
       thread.sync_warp();
     });
   }
