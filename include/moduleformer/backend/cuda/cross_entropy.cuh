@@ -1,0 +1,68 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+// Cross-entropy of logits = x W^T, fused, on the CUDA backend: chunks of rows make their logits in float, losses in
+// double and d = scale (softmax - onehot) in S, then dx = d W and dW += d^T x. The (N,V) matrix never exists as a
+// whole, and nothing waits for the device. Labels were checked where they lay in host memory.
+
+#include <moduleformer/backend/checks.hpp>
+#include <moduleformer/backend/cuda/cuda.cuh>
+#include <moduleformer/backend/cuda/kernels/cross_entropy.cuh>
+#include <moduleformer/backend/cuda/kernels/reduction.cuh>
+#include <moduleformer/backend/workspace.hpp>
+
+#include <algorithm>
+#include <concepts>
+
+namespace moduleformer {
+
+namespace detail {
+
+/// Rows of a chunk: its logits take at most 256 MiB (more where the vocabulary passes 512k), and the products have
+/// enough rows to fill a device.
+constexpr Index cross_entropy_chunk(Index vocabulary) {
+  constexpr Index elements = Index{1} << 26;
+  return std::clamp<Index>(elements / std::max<Index>(vocabulary, 1) / 128 * 128, 128, 4096);
+}
+
+}  // namespace detail
+
+/// x (N,D), W (V,D), labels (N). sum[0] = the sum over labels other than ignore_label; dx (N,D) overwritten and
+/// dW (V,D) added to, unless null.
+template <CudaScalar S, class P>
+void cross_entropy(CudaBackend<S, P>& backend, Arg<Matrix<S const>> x, Arg<Matrix<S const>> weight,
+                   Vector<TokenId const> labels, double scale, Arg<Matrix<S>> dx, Matrix<float> dweight,
+                   Vector<double> sum) {
+  Index const rows = x.extent(0), width = x.extent(1), vocabulary = weight.extent(0);
+  detail::expect_extents("cross_entropy", "weight", weight, vocabulary, width);
+  detail::expect_extents("cross_entropy", "labels", labels, rows);
+  if (dx) detail::expect_extents("cross_entropy", "dx", dx, rows, width);
+  if (dweight) detail::expect_extents("cross_entropy", "dweight", dweight, vocabulary, width);
+
+  bool const gradient = static_cast<bool>(dx) || static_cast<bool>(dweight);
+  Index const chunk = std::min(rows, detail::cross_entropy_chunk(vocabulary));
+  Scope const scope{backend.workspace()};
+  auto const losses = backend.workspace().template allocate<double>(rows);
+  auto const logits = backend.workspace().template allocate<float>(chunk, vocabulary);
+  Matrix<S> d{};
+  if constexpr (std::same_as<S, float>) {
+    if (gradient) d = logits;
+  } else {
+    if (gradient) d = backend.workspace().template allocate<S>(chunk, vocabulary);
+  }
+  for (Index begin = 0; begin < rows; begin += chunk) {
+    Index const count = std::min(chunk, rows - begin);
+    Matrix<S const> const part = x.rows(begin, count);
+    linear(backend, part, weight, Vector<S const>{}, logits.rows(0, count));
+    using Kernel = kernels::CrossEntropyRows<S>;
+    backend.launch(Kernel{logits.data(), labels.data() + begin, static_cast<float>(scale), d.data(),
+                          losses.data() + begin, vocabulary},
+                   count, Kernel::shared_bytes);
+    Matrix<S const> const slopes = d.rows(0, count);
+    if (dx) linear_input_gradient(backend, slopes, weight, dx.rows(begin, count), false);
+    if (dweight) linear_weight_gradient(backend, slopes, part, 0, dweight);
+  }
+  using Finish = kernels::AddUp<double>;
+  backend.launch(Finish{losses.data(), rows, sum.data(), false}, 1, Finish::shared_bytes);
+}
+
+}  // namespace moduleformer

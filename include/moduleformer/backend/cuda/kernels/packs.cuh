@@ -1,0 +1,56 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+// Packs: N neighbouring elements that a thread moves by one instruction (or one for each 16 bytes) where their place
+// is aligned, and one by one elsewhere and at the end of an array. In registers they are floats.
+
+#include <moduleformer/core/platform.hpp>
+#include <moduleformer/core/types.hpp>
+
+#include <cstdint>
+
+namespace moduleformer::kernels {
+
+/// Elements in 16 bytes.
+template <class T>
+inline constexpr int pack_size = 16 / static_cast<int>(sizeof(T));
+
+template <class T, int N>
+struct alignas(N * sizeof(T) < 16 ? N * sizeof(T) : 16) Pack {
+  T values[N];
+};
+
+/// Whether packs of N may begin at every address. Null is as good as any.
+template <int N, class... T>
+bool may_pack(T const*... data) {
+  return ((reinterpret_cast<std::uintptr_t>(data) % alignof(Pack<T, N>) == 0) && ...);
+}
+
+/// x = the first N of `left` elements, zeros beyond them.
+template <int N, class T>
+MODULEFORMER_DEVICE void load(T const* from, Index left, bool packed, float (&x)[N]) {
+  if (packed && left >= N) {
+    auto const pack = *reinterpret_cast<Pack<T, N> const*>(from);
+    MODULEFORMER_UNROLL
+    for (int i = 0; i < N; ++i) x[i] = static_cast<float>(pack.values[i]);
+  } else {
+    MODULEFORMER_UNROLL
+    for (int i = 0; i < N; ++i) x[i] = i < left ? static_cast<float>(from[i]) : 0.0f;
+  }
+}
+
+/// The first N of `left` elements = x.
+template <int N, class T>
+MODULEFORMER_DEVICE void store(T* to, Index left, bool packed, float const (&x)[N]) {
+  if (packed && left >= N) {
+    Pack<T, N> pack;
+    MODULEFORMER_UNROLL
+    for (int i = 0; i < N; ++i) pack.values[i] = static_cast<T>(x[i]);
+    *reinterpret_cast<Pack<T, N>*>(to) = pack;
+  } else {
+    MODULEFORMER_UNROLL
+    for (int i = 0; i < N; ++i)
+      if (i < left) to[i] = static_cast<T>(x[i]);
+  }
+}
+
+}  // namespace moduleformer::kernels
