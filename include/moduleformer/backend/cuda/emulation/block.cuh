@@ -5,6 +5,7 @@
 // threads one after another as long as none waits. An operation of a warp is executed once, by the lane that
 // arrives last, on the arguments of all lanes. What cannot go on as documented is an Error naming the places.
 
+#include <moduleformer/backend/cuda/emulation/copies.cuh>
 #include <moduleformer/backend/cuda/emulation/fiber.cuh>
 #include <moduleformer/backend/cuda/emulation/options.cuh>
 #include <moduleformer/backend/cuda/emulation/places.cuh>
@@ -20,6 +21,7 @@
 #include <exception>
 #include <memory>
 #include <new>
+#include <numeric>
 #include <random>
 #include <source_location>
 #include <sstream>
@@ -72,7 +74,7 @@ class Block {
     order_.resize(count);
     ready_.resize(count);
     copies_.resize(count);
-    for (int i = 0; i < launch.threads; ++i) order_[static_cast<std::size_t>(i)] = i;
+    std::iota(order_.begin(), order_.end(), 0);
     if (options.order == Order::reverse) std::reverse(order_.begin(), order_.end());
   }
 
@@ -82,14 +84,11 @@ class Block {
     std::memset(shared_, 0xff, shared_bytes_);  // NaN, so that a read before a write shows
     for (Thread& thread : threads_) thread = {};
     for (Warp& warp : warps_) warp = {};
-    if (std::exchange(copies_used_, false)) {
-      for (CopyQueue& queue : copies_) {
-        queue.copies.clear();
-        queue.groups = 0;
-      }
-    }
+    if (std::exchange(copies_used_, false))
+      for (CopyQueue& queue : copies_) queue.clear();
     if (options_.order == Order::shuffled) {
       random_.seed(options_.seed + static_cast<std::uint64_t>(index));
+      std::iota(order_.begin(), order_.end(), 0);  // whatever this worker ran before
       std::shuffle(order_.begin(), order_.end(), random_);
     }
     started_ = ended_ = arrived_ = 0;
@@ -153,37 +152,15 @@ class Block {
     wake(first, first + warp_size, thread);
   }
 
-  /// Asynchronous copies of a thread: they land at its wait and not before; until then the destination is NaN.
-  void copy_async(int thread, void* to, void const* from, int bytes, std::source_location place) {
-    if (bytes < 0 || bytes > 16) stop("copy_async at ", Place{place}, ": expected 0 to 16 bytes, found ", bytes);
-    if (!in_shared(to, 16))
-      stop("copy_async at ", Place{place}, ": the destination lies outside of the block's ", shared_bytes_,
-           " bytes of shared memory");
-    if (reinterpret_cast<std::uintptr_t>(to) % 16 != 0 || (bytes > 0 && reinterpret_cast<std::uintptr_t>(from) % 16 != 0))
-      stop("copy_async at ", Place{place}, ": expected addresses aligned to 16 bytes");
-    std::memset(to, 0xff, 16);
+  /// The thread's asynchronous copies.
+  [[nodiscard]] CopyQueue& copies(int thread) {
     copies_used_ = true;
-    CopyQueue& queue = copies_[static_cast<std::size_t>(thread)];
-    queue.copies.push_back({to, from, bytes, queue.groups});
-  }
-  void commit_copies(int thread) {
-    copies_used_ = true;
-    ++copies_[static_cast<std::size_t>(thread)].groups;
-  }
-  void wait_copies(int thread, int newest) {
-    CopyQueue& queue = copies_[static_cast<std::size_t>(thread)];
-    auto const landing = std::find_if(queue.copies.begin(), queue.copies.end(),
-                                      [&](Copy const& copy) { return copy.group + newest >= queue.groups; });
-    for (auto copy = queue.copies.begin(); copy != landing; ++copy) {
-      std::memset(copy->to, 0, 16);
-      if (copy->bytes > 0) std::memcpy(copy->to, copy->from, static_cast<std::size_t>(copy->bytes));
-    }
-    queue.copies.erase(queue.copies.begin(), landing);
+    return copies_[static_cast<std::size_t>(thread)];
   }
 
   /// Throws Error with the kernel, the block, and the joined parts.
   template <class... Parts>
-  [[noreturn]] void stop(Parts const&... parts) const {
+  [[noreturn, gnu::noinline, gnu::cold]] void stop(Parts const&... parts) const {
     fail<Error>("kernel of ", Place{launch_.where}, ", block ", index_, ": ", parts...);
   }
 
@@ -201,16 +178,6 @@ class Block {
     std::uint32_t ended = 0;
     std::array<WarpOperation const*, warp_size> operations;
     std::array<void*, warp_size> arguments;
-  };
-  struct Copy {
-    void* to;
-    void const* from;
-    int bytes;
-    Index group;
-  };
-  struct CopyQueue {
-    std::vector<Copy> copies;
-    Index groups = 0;  // committed
   };
   /// Ends a thread that waited when another failed.
   struct Abandoned {};

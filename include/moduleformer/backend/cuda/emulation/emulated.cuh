@@ -46,8 +46,7 @@ struct Emulated {
       auto const body = [](void const* object, emulation::Block& block, int thread) {
         (*static_cast<Kernel const*>(object))(EmulatedThread{block, thread});
       };
-      Kernel const copied = kernel;
-      emulation::run({body, &copied, Kernel::threads, blocks, shared_bytes, where});
+      emulation::run({body, &kernel, Kernel::threads, blocks, shared_bytes, where});
       ++launches_;
       blocks_ += blocks;
     }

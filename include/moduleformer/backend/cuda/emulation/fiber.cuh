@@ -102,8 +102,8 @@ class Fiber {
   /// Suspends this fiber, which must be the running one, and goes on in the other. Returns when somebody
   /// switches back.
   void switch_to(Fiber& other) {
-    other.came_from_ = this;
 #if defined(MODULEFORMER_FIBER_ASAN)
+    other.came_from_ = this;
     __sanitizer_start_switch_fiber(&fake_stack_, other.bottom_, other.size_);
 #endif
 #if defined(MODULEFORMER_FIBER_TSAN)
@@ -146,13 +146,13 @@ class Fiber {
 #endif
   }
 
+  [[maybe_unused]] void* stack_pointer_ = nullptr;  // of a suspended fiber
   Body body_ = nullptr;
   void* argument_ = nullptr;
   void* mapping_ = nullptr;
   void* bottom_ = nullptr;
   std::size_t size_ = 0;
-  Fiber* came_from_ = nullptr;
-  [[maybe_unused]] void* stack_pointer_ = nullptr;
+  [[maybe_unused]] Fiber* came_from_ = nullptr;
   [[maybe_unused]] void* fake_stack_ = nullptr;
   [[maybe_unused]] void* thread_ = nullptr;
 #if defined(MODULEFORMER_FIBER_UCONTEXT)

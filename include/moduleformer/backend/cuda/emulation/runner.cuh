@@ -10,6 +10,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <cstddef>
 #include <exception>
 #include <memory>
 #include <mutex>
@@ -21,21 +22,39 @@ namespace moduleformer::emulation {
 
 class BlockPool {
  public:
+  /// A block for the time of a launch.
+  class Lease {
+   public:
+    explicit Lease(BlockPool& pool) : pool_(pool), block_(pool.take()) {}
+    Lease(Lease const&) = delete;
+    Lease& operator=(Lease const&) = delete;
+    ~Lease() { pool_.give_back(std::move(block_)); }
+    Block* operator->() const { return block_.get(); }
+
+   private:
+    BlockPool& pool_;
+    std::unique_ptr<Block> block_;
+  };
+
+ private:
   std::unique_ptr<Block> take() {
     std::lock_guard const lock(mutex_);
-    if (idle_.empty()) return std::make_unique<Block>();
+    if (idle_.empty()) {
+      idle_.reserve(++made_);  // so that giving back does not allocate
+      return std::make_unique<Block>();
+    }
     std::unique_ptr<Block> block = std::move(idle_.back());
     idle_.pop_back();
     return block;
   }
-  void give_back(std::unique_ptr<Block> block) {
+  void give_back(std::unique_ptr<Block> block) noexcept {
     std::lock_guard const lock(mutex_);
     idle_.push_back(std::move(block));
   }
 
- private:
   std::mutex mutex_;
   std::vector<std::unique_ptr<Block>> idle_;
+  std::size_t made_ = 0;
 };
 
 inline BlockPool& block_pool() {
@@ -63,18 +82,19 @@ inline void run(Launch const& launch) {
   std::exception_ptr failure;
   Index failed_place = launch.blocks;
   auto const work = [&] {
-    std::unique_ptr<Block> block = block_pool().take();
-    block->prepare(launch, options);
-    for (Index place = next.fetch_add(1); place < launch.blocks; place = next.fetch_add(1)) {
-      try {
-        block->run(block_at(place));
-      } catch (...) {
-        std::lock_guard const lock(mutex);
-        if (place < failed_place) failure = std::current_exception(), failed_place = place;
-        next = launch.blocks;
+    Index place = 0;
+    try {
+      BlockPool::Lease const block{block_pool()};
+      block->prepare(launch, options);
+      for (place = next.fetch_add(1); place < launch.blocks; place = next.fetch_add(1)) block->run(block_at(place));
+    } catch (...) {
+      std::lock_guard const lock(mutex);
+      if (place < failed_place) {
+        failed_place = place;
+        failure = std::current_exception();
       }
+      next = launch.blocks;
     }
-    block_pool().give_back(std::move(block));
   };
   int const workers = static_cast<int>(std::min<Index>(std::max(options.workers, 1), launch.blocks));
   if (workers == 1) {

@@ -84,12 +84,18 @@ class EmulatedThread {
 
   /// The copy lands when the thread waits for it, and the destination is NaN until then.
   void copy_async(void* shared, void const* global, int bytes = 16, Where where = Where::current()) const {
-    block_->copy_async(index_, shared, global, bytes, where);
+    if (bytes < 0 || bytes > 16)
+      block_->stop("copy_async at ", emulation::Place{where}, ": expected 0 to 16 bytes, found ", bytes);
+    if (!block_->in_shared(shared, 16) || block_->in_shared(global, 1))
+      block_->stop("copy_async at ", emulation::Place{where}, ": expected a copy into the block's shared memory, from outside");
+    if (!is_aligned(shared) || (bytes > 0 && !is_aligned(global)))
+      block_->stop("copy_async at ", emulation::Place{where}, ": expected addresses aligned to 16 bytes");
+    block_->copies(index_).issue(shared, global, bytes);
   }
-  void commit_copies() const { block_->commit_copies(index_); }
+  void commit_copies() const { block_->copies(index_).commit(); }
   template <int N>
   void wait_copies() const {
-    block_->wait_copies(index_, N);
+    block_->copies(index_).wait(N);
   }
 
   void load_matrices(std::uint32_t (&words)[4], void const* row, Where where = Where::current()) const {
@@ -158,13 +164,15 @@ class EmulatedThread {
   }
 
   void load(emulation::WarpOperation const& operation, std::uint32_t (&words)[4], void const* row, Where where) const {
-    if (reinterpret_cast<std::uintptr_t>(row) % 16 != 0)
+    if (!is_aligned(row))
       block_->stop(operation.name, " at ", emulation::Place{where}, ": expected a row aligned to 16 bytes");
     if (!block_->in_shared(row, 16))
       block_->stop(operation.name, " at ", emulation::Place{where}, ": the row lies outside of the block's shared memory");
     emulation::MatrixLoad arguments{words, static_cast<std::uint16_t const*>(row)};
     block_->warp_operation(index_, operation, &arguments, where);
   }
+
+  static bool is_aligned(void const* place) { return reinterpret_cast<std::uintptr_t>(place) % 16 == 0; }
 
   static float flushed(float x) { return std::fpclassify(x) == FP_SUBNORMAL ? std::copysign(0.0f, x) : x; }
 
