@@ -19,7 +19,8 @@ namespace moduleformer {
 inline constexpr std::size_t memory_alignment = 64;
 
 /// Memory: a type with static `void* allocate(std::size_t bytes)` (aligned) and
-/// `void deallocate(void*, std::size_t bytes) noexcept`.
+/// `void deallocate(void*, std::size_t bytes) noexcept`. One that wants to know which parts of a chunk are in use
+/// (the emulated device's, for tests) also has static `void lend(void*, std::size_t bytes)` and `void take_back(...)`.
 template <class Memory>
 class Workspace {
  public:
@@ -53,7 +54,12 @@ class Workspace {
   }
 
   [[nodiscard]] Mark mark() const { return top_; }
-  void release(Mark mark) { top_ = mark; }
+  void release(Mark mark) {
+    if constexpr (requires { Memory::take_back(nullptr, std::size_t{}); })
+      for (Mark part = mark; part.chunk < chunks_.size() && part.chunk <= top_.chunk; part = {part.chunk + 1, 0})
+        Memory::take_back(chunks_[part.chunk].data + part.used, chunks_[part.chunk].size - part.used);
+    top_ = mark;
+  }
 
   /// Bytes taken from the system.
   [[nodiscard]] std::size_t reserved() const {
@@ -70,7 +76,12 @@ class Workspace {
   static constexpr std::size_t smallest_chunk = std::size_t{1} << 20;
 
   void* bytes(std::size_t count) {
-    count = (count + memory_alignment - 1) / memory_alignment * memory_alignment;
+    void* const place = reserve((count + memory_alignment - 1) / memory_alignment * memory_alignment);
+    if constexpr (requires { Memory::lend(nullptr, std::size_t{}); }) Memory::lend(place, count);
+    return place;
+  }
+
+  void* reserve(std::size_t count) {
     while (top_.chunk < chunks_.size()) {
       Chunk const& chunk = chunks_[top_.chunk];
       if (chunk.size - top_.used >= count) {
@@ -85,6 +96,7 @@ class Workspace {
     chunks_.reserve(chunks_.size() + 1);
     chunks_.push_back({static_cast<std::byte*>(Memory::allocate(size)), size});
     top_ = {chunks_.size() - 1, count};
+    if constexpr (requires { Memory::take_back(nullptr, std::size_t{}); }) Memory::take_back(chunks_.back().data, size);
     return chunks_.back().data;
   }
 

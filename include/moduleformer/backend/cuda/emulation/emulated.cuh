@@ -10,6 +10,8 @@
 #include <moduleformer/backend/cuda/emulation/thread.cuh>
 #include <moduleformer/core/error.hpp>
 
+#include <sanitizer/asan_interface.h>
+
 #include <cstddef>
 #include <cstring>
 #include <new>
@@ -20,7 +22,8 @@ namespace moduleformer {
 struct Emulated {
   using Thread = EmulatedThread;
 
-  /// Host memory of the very size, which begins as NaN.
+  /// Host memory of the very size, which begins as NaN; so does every array of a workspace. The address sanitizer
+  /// sees accesses beside either.
   struct Memory {
     static constexpr bool is_host_memory = false;  // kernels read it, callers do not
     static void* allocate(std::size_t bytes) {
@@ -29,6 +32,13 @@ struct Emulated {
       return std::memset(data, 0xff, bytes);
     }
     static void deallocate(void* data, std::size_t) noexcept { ::operator delete(data, std::align_val_t{alignment}); }
+    static void lend(void* data, std::size_t bytes) {
+      ASAN_UNPOISON_MEMORY_REGION(data, bytes);
+      std::memset(data, 0xff, bytes);
+    }
+    static void take_back([[maybe_unused]] void* data, [[maybe_unused]] std::size_t bytes) {
+      ASAN_POISON_MEMORY_REGION(data, bytes);
+    }
 
    private:
     static constexpr std::size_t alignment = 64;
