@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 // Dense products and their gradients against double loops, on one and three threads.
 
+#include "linear.hpp"
 #include "primitives.hpp"
 
 #include <moduleformer/backend/cpu/linear.hpp>
@@ -19,19 +20,12 @@ namespace {
 
 using Scalars = std::tuple<float, double>;
 
-struct Size {
-  Index m, n, k;
-};
-// One token; few outputs with many rows (a router's gradient is cut into parts); tiles and their remainders.
-constexpr Size sizes[] = {{1, 1, 1},     {1, 300, 129}, {4, 67, 131},  {5, 16, 64},
-                          {127, 65, 33}, {129, 1, 40},  {257, 513, 9}, {2049, 16, 24}};
-
 }  // namespace
 
 BOOST_AUTO_TEST_SUITE(backend_linear)
 
 BOOST_AUTO_TEST_CASE_TEMPLATE(forward, S, Scalars) {
-  for (Size const& size : sizes) {
+  for (auto const& size : mf::test::linear_sizes) {
     Index const m = size.m, n = size.n, k = size.k;
     auto const x = random_array<S>(1, m, k), weight = random_array<S>(2, n, k);
     auto const bias = random_array<S>(3, n);
@@ -50,7 +44,7 @@ BOOST_AUTO_TEST_CASE_TEMPLATE(forward, S, Scalars) {
 }
 
 BOOST_AUTO_TEST_CASE_TEMPLATE(input_gradient, S, Scalars) {
-  for (Size const& size : sizes)
+  for (auto const& size : mf::test::linear_sizes)
     for (bool const accumulate : {false, true}) {
       Index const m = size.m, n = size.n, k = size.k;
       auto const dy = random_array<S>(1, m, n), weight = random_array<S>(2, n, k), before = random_array<S>(3, m, k);
@@ -67,7 +61,7 @@ BOOST_AUTO_TEST_CASE_TEMPLATE(input_gradient, S, Scalars) {
 }
 
 BOOST_AUTO_TEST_CASE_TEMPLATE(weight_and_bias_gradient_of_some_rows, S, Scalars) {
-  for (Size const& size : sizes)
+  for (auto const& size : mf::test::linear_sizes)
     for (bool const all_rows : {false, true}) {
       Index const m = size.m, n = size.n, k = size.k, first = all_rows ? 0 : n / 3;
       Index const count = n - first - (first > 0 ? 1 : 0);  // the last row is frozen too

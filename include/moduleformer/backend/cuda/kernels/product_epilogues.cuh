@@ -1,0 +1,147 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+// What becomes of the sums of a product: stored with a bias or added, activated and gated, turned into gradients of
+// gates and pre-activations, or added to weight gradients (the interface is product.cuh's).
+
+#include <moduleformer/backend/cuda/kernels/expert_schedule.cuh>
+#include <moduleformer/backend/cuda/kernels/packs.cuh>
+#include <moduleformer/backend/cuda/kernels/product_operand.cuh>
+#include <moduleformer/core/platform.hpp>
+#include <moduleformer/core/types.hpp>
+
+#include <cstdint>
+
+namespace moduleformer::kernels {
+
+/// y (M,N) = or += sums + bias.
+template <class S, class Out>
+struct LinearEpilogue {
+  static constexpr bool adds = false, row_sums = false;
+  S const* bias;  // (N) or null
+  Out* y;
+  Index columns;  // N
+  bool add;
+  bool packed;
+
+  [[nodiscard]] MODULEFORMER_DEVICE Out* row(ProductTile const&, int row) const { return y + row * columns; }
+  template <int W>
+  MODULEFORMER_DEVICE float put(Out* row, int column, int left, float const (&sums)[W]) const {
+    float values[W], other[W];
+    MODULEFORMER_UNROLL
+    for (int i = 0; i < W; ++i) values[i] = sums[i];
+    if (bias != nullptr) {
+      load<W>(bias + column, left, packed, other);
+      MODULEFORMER_UNROLL
+      for (int i = 0; i < W; ++i) values[i] += other[i];
+    }
+    if (add) {
+      load<W>(row + column, left, packed, other);
+      MODULEFORMER_UNROLL
+      for (int i = 0; i < W; ++i) values[i] += other[i];
+    }
+    store<W>(row + column, left, packed, values);
+    return 0;
+  }
+};
+
+/// pre[p] = z (or null) ; y[p] = gate[slot] act(z), the sums being z.
+template <class S, class Act>
+struct ExpertEpilogue {
+  static constexpr bool adds = false, row_sums = false;
+  struct Row {
+    S* pre;
+    S* y;
+    float gate;
+  };
+  Act act;
+  std::int32_t const* order;
+  float const* gate;  // (P) by slot, or null
+  S* pre;             // sorted, or null
+  S* y;
+  RowMap y_row;
+  Index columns;
+  bool packed;
+
+  [[nodiscard]] MODULEFORMER_DEVICE Row row(ProductTile const&, int p) const {
+    return {pre == nullptr ? nullptr : pre + p * columns, y + y_row(p) * columns, gate == nullptr ? 1.0f : gate[order[p]]};
+  }
+  template <int W>
+  MODULEFORMER_DEVICE float put(Row const& row, int column, int left, float const (&z)[W]) const {
+    if (row.pre != nullptr) store<W>(row.pre + column, left, packed, z);
+    float values[W];
+    MODULEFORMER_UNROLL
+    for (int i = 0; i < W; ++i) values[i] = row.gate * act(z[i]).value;
+    store<W>(row.y + column, left, packed, values);
+    return 0;
+  }
+};
+
+/// dgate[slot] = <g, h>, dz[p] = gate g act'(z[p]), scaled[p] = gate h, h = act(z[p]), the sums being g. The sum over
+/// a tile's columns goes to partial[column tile][p].
+template <class S, class Act>
+struct ExpertGradientEpilogue {
+  static constexpr bool adds = false, row_sums = true;
+  struct Row {
+    Index place;
+    float gate;
+  };
+  Act act;
+  std::int32_t const* order;
+  float const* gate;  // (P) by slot, or null
+  S const* z;
+  S* dz;      // or null
+  S* scaled;  // or null
+  RowMap z_row;
+  float* partial;  // (column tiles, P) or null
+  Index slots;
+  Index columns;
+  bool packed;
+
+  [[nodiscard]] MODULEFORMER_DEVICE Row row(ProductTile const&, int p) const {
+    return {z_row(p) * columns, gate == nullptr ? 1.0f : gate[order[p]]};
+  }
+  template <int W>
+  MODULEFORMER_DEVICE float put(Row const& row, int column, int left, float const (&g)[W]) const {
+    float before[W], slope[W], value[W];
+    float sum = 0;
+    load<W>(z + row.place + column, left, packed, before);
+    MODULEFORMER_UNROLL
+    for (int i = 0; i < W; ++i) {
+      auto const a = act(before[i]);
+      if (i < left) sum += g[i] * a.value;
+      slope[i] = row.gate * g[i] * a.derivative;
+      value[i] = row.gate * a.value;
+    }
+    if (dz != nullptr) store<W>(dz + row.place + column, left, packed, slope);
+    if (scaled != nullptr) store<W>(scaled + row.place + column, left, packed, value);
+    return sum;
+  }
+  MODULEFORMER_DEVICE void row_sum(int p, int column_tile, float sum) const {
+    if (partial != nullptr) partial[column_tile * slots + p] = sum;
+  }
+};
+
+/// out[batch] (rows, columns) += sums, or = sums.
+template <bool Add>
+struct WeightEpilogue {
+  static constexpr bool adds = Add, row_sums = false;
+  float* out;
+  Index rows;
+  Index columns;
+  bool packed;
+
+  [[nodiscard]] MODULEFORMER_DEVICE float* row(ProductTile const& tile, int row) const {
+    return out + (tile.batch * rows + row) * columns;
+  }
+  template <int W>
+  MODULEFORMER_DEVICE float put(float* row, int column, int left, float const (&sums)[W]) const {
+    float values[W] = {};
+    if constexpr (Add) load<W>(row + column, left, packed, values);
+    MODULEFORMER_UNROLL
+    for (int i = 0; i < W; ++i) values[i] += sums[i];
+    store<W>(row + column, left, packed, values);
+    return 0;
+  }
+};
+
+}  // namespace moduleformer::kernels

@@ -1,0 +1,95 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+// Operands of matrix products: rows of a matrix, gathered through a routing plan, and how a block brings a part of
+// them into shared memory: 16 bytes at a time while it computes, or element by element where rows are not
+// aligned. What lies outside of the operand becomes 0.
+
+#include <moduleformer/backend/arguments.hpp>
+#include <moduleformer/backend/cuda/kernels/packs.cuh>
+#include <moduleformer/core/platform.hpp>
+#include <moduleformer/core/types.hpp>
+
+#include <cstdint>
+
+namespace moduleformer::kernels {
+
+/// How an operand of C (m,n) = A (m,k) B (k,n) is stored: as written, or transposed.
+enum class Stored { plain, transposed };
+
+/// Where the rows that belong to sorted slots lie; a copy of a plan's part that kernels need.
+struct RowMap {
+  Rows rows = Rows::sorted;
+  std::int32_t const* order = nullptr;
+  int top_k = 1;
+
+  MODULEFORMER_DEVICE int operator()(int p) const {
+    if (rows == Rows::sorted) return p;
+    int const slot = order[p];
+    return rows == Rows::slot ? slot : slot / top_k;
+  }
+};
+
+/// The row past the end of an operand.
+inline constexpr int no_row = -1;
+
+template <class S>
+struct Operand {
+  S const* data = nullptr;
+  Index stride = 0;        // elements from row to row
+  Index batch_stride = 0;  // elements from one expert's matrix to the next; 0: one matrix for all
+  RowMap row{};
+  bool packed = false;  // rows begin at 16 aligned bytes
+};
+
+/// A part of Rows x Columns elements in shared memory. 16-bit elements: eight rows that are read together have
+/// their 16-byte chunks in different banks by an exclusive or; floats: through chunks of padding.
+template <class S, int Rows, int Columns>
+struct SharedPart {
+  static_assert(sizeof(S) == 4 || Columns % 64 == 0, "moduleformer: rows of a part have whole groups of eight chunks");
+  static constexpr int rows = Rows, columns = Columns;
+  static constexpr int chunk = pack_size<S>, chunks = Columns / chunk;
+  static constexpr int stride = sizeof(S) == 4 ? Columns + chunk : Columns;
+  static constexpr int size = Rows * stride;
+
+  /// Where the chunk of a row begins.
+  static constexpr int at(int row, int chunk_of_row) {
+    if constexpr (sizeof(S) == 4) return row * stride + chunk_of_row * chunk;
+    else return row * stride + (chunk_of_row ^ (row % 8)) * chunk;
+  }
+};
+
+/// Brings columns [column, end) of the rows row_of(0..Part::rows) (no_row: zeros) to `to`. The copies are under way
+/// when it returns, in the thread's current group.
+template <class Part, int Threads, class Thread, class S, class RowOf>
+MODULEFORMER_DEVICE void load_part(Thread const& thread, S* to, Operand<S> const& from, S const* data, int column, int end,
+                                   RowOf const& row_of) {
+  constexpr int chunk = Part::chunk, chunks = Part::chunks, total = Part::rows * chunks;
+  constexpr int passes = (total + Threads - 1) / Threads;
+  int const width = end - column < Part::columns ? end - column : Part::columns;
+  auto const left = [&](int row, int c) {
+    int const count = width - c * chunk;
+    return row == no_row || count <= 0 ? 0 : count < chunk ? count : chunk;
+  };
+  if (from.packed) {
+    MODULEFORMER_UNROLL
+    for (int pass = 0; pass < passes; ++pass) {
+      int const i = pass * Threads + thread.index(), r = i / chunks, c = i % chunks;
+      if (total % Threads != 0 && i >= total) break;
+      int const row = row_of(r), count = left(row, c);
+      S const* const place = count > 0 ? data + row * from.stride + column + c * chunk : data;
+      thread.copy_async(to + Part::at(r, c), place, count * static_cast<int>(sizeof(S)));
+    }
+  } else {
+    for (int i = thread.index(); i < total; i += Threads) {
+      int const r = i / chunks, c = i % chunks, row = row_of(r), count = left(row, c);
+      S const* const place = count > 0 ? data + row * from.stride + column + c * chunk : data;
+      Pack<S, chunk> pack{};
+      MODULEFORMER_UNROLL
+      for (int j = 0; j < chunk; ++j)
+        if (j < count) pack.values[j] = place[j];
+      *reinterpret_cast<Pack<S, chunk>*>(to + Part::at(r, c)) = pack;
+    }
+  }
+}
+
+}  // namespace moduleformer::kernels

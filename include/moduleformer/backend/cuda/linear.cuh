@@ -1,0 +1,114 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+// Dense layers on the CUDA backend with W (N,K) as PyTorch's Linear stores it: y = x W^T + bias, dx = dy W,
+// dW += dy^T x, db += column sums of dy. They are products of one expert whose slots are the rows. A weight gradient
+// of few tiles cuts the rows it sums over into parts whose products are added in ascending order.
+
+#include <moduleformer/backend/checks.hpp>
+#include <moduleformer/backend/cuda/cuda.cuh>
+#include <moduleformer/backend/cuda/kernels/column_sums.cuh>
+#include <moduleformer/backend/cuda/kernels/product_epilogues.cuh>
+#include <moduleformer/backend/cuda/product_launch.cuh>
+#include <moduleformer/backend/workspace.hpp>
+#include <moduleformer/core/error.hpp>
+
+#include <algorithm>
+
+namespace moduleformer {
+
+namespace detail {
+
+/// out[order[i]] (order null: out[i]) = or += the sum of parts (count, size) in ascending order.
+template <CudaScalar S, class P>
+void add_parts(CudaBackend<S, P>& backend, Matrix<float const> parts, std::int32_t const* order, float* out, bool add) {
+  Index const size = parts.extent(1), blocks = ceil_divide(size, kernels::AddParts::threads);
+  backend.launch(kernels::AddParts{parts.data(), parts.extent(0), size, order, out, add},
+                 std::min<Index>(blocks, Index{backend.processors()} * 8));
+}
+
+template <CudaScalar S, class P, class Out>
+void dense_forward(CudaBackend<S, P>& backend, Matrix<S const> x, Matrix<S const> weight, Vector<S const> bias, Matrix<Out> y) {
+  Index const m = x.extent(0), k = x.extent(1), n = weight.extent(0);
+  expect_extents("linear", "weight", weight, n, k);
+  expect_extents("linear", "y", y, m, n);
+  if (bias) expect_extents("linear", "bias", bias, n);
+  expect_product_sizes("linear", m, n, k);
+  kernels::RowSchedule const schedule{nullptr, static_cast<int>(m), 1, static_cast<int>(n), static_cast<int>(k)};
+  kernels::LinearEpilogue<S, Out> const epilogue{bias.data(), y.data(), n, false, packs_columns<S>(n, bias.data(), y.data())};
+  row_product<kernels::Stored::transposed>(backend, schedule, operand<S>(x), operand<S>(weight), epilogue,
+                                           product_tile_size(m, 1, n));
+}
+
+}  // namespace detail
+
+/// y (M,N) = x (M,K) W^T + bias, W (N,K), bias (N) or null.
+template <CudaScalar S, class P>
+void linear(CudaBackend<S, P>& backend, Arg<Matrix<S const>> x, Arg<Matrix<S const>> weight, Arg<Vector<S const>> bias,
+            Arg<Matrix<S>> y) {
+  detail::dense_forward<S, P, S>(backend, x, weight, bias, y);
+}
+/// The same with float results.
+template <CudaScalar S, class P>
+  requires(!std::is_same_v<S, float>)
+void linear(CudaBackend<S, P>& backend, Arg<Matrix<S const>> x, Arg<Matrix<S const>> weight, Arg<Vector<S const>> bias,
+            Arg<Matrix<float>> y) {
+  detail::dense_forward<S, P, float>(backend, x, weight, bias, y);
+}
+
+/// dx (M,K) = dy (M,N) W (N,K), or += with `accumulate`.
+template <CudaScalar S, class P>
+void linear_input_gradient(CudaBackend<S, P>& backend, Arg<Matrix<S const>> dy, Arg<Matrix<S const>> weight,
+                           Arg<Matrix<S>> dx, bool accumulate) {
+  Index const m = dy.extent(0), n = dy.extent(1), k = weight.extent(1);
+  detail::expect_extents("linear_input_gradient", "weight", weight, n, k);
+  detail::expect_extents("linear_input_gradient", "dx", dx, m, k);
+  detail::expect_product_sizes("linear_input_gradient", m, n, k);
+  kernels::RowSchedule const schedule{nullptr, static_cast<int>(m), 1, static_cast<int>(k), static_cast<int>(n)};
+  kernels::LinearEpilogue<S, S> const epilogue{nullptr, dx.data(), k, accumulate, detail::packs_columns<S>(k, dx.data())};
+  detail::row_product<kernels::Stored::plain>(backend, schedule, detail::operand<S>(dy), detail::operand<S>(weight), epilogue,
+                                              detail::product_tile_size(m, 1, k));
+}
+
+/// dW (n,K) += dy[:, first:first+n]^T x with dy (M,N), x (M,K).
+template <CudaScalar S, class P>
+void linear_weight_gradient(CudaBackend<S, P>& backend, Arg<Matrix<S const>> dy, Arg<Matrix<S const>> x, Index first,
+                            Arg<Matrix<float>> dweight) {
+  Index const m = dy.extent(0), n = dweight.extent(0), k = x.extent(1), stride = dy.extent(1);
+  detail::expect_extents("linear_weight_gradient", "x", x, m, k);
+  detail::expect_extents("linear_weight_gradient", "dweight", dweight, n, k);
+  expects(first >= 0 && first + n <= stride, "linear_weight_gradient: expected columns ", first, " to ", first + n,
+          " of dy, found ", stride);
+  detail::expect_product_sizes("linear_weight_gradient", m, stride, k);
+  Index const parts = detail::gradient_parts(n, k, m), depth = detail::round_up(detail::ceil_divide(m, parts), Index{64});
+  auto const size = detail::gradient_tile_size(parts, n, k);
+  kernels::ContractionSchedule const schedule{nullptr, static_cast<int>(parts), static_cast<int>(n),
+                                              static_cast<int>(k), static_cast<int>(depth), static_cast<int>(m)};
+  auto const a = detail::operand<S>(dy, {}, first), b = detail::operand<S>(x);
+  if (parts == 1) {
+    kernels::WeightEpilogue<true> const epilogue{dweight.data(), n, k, detail::packs_columns<S>(k, dweight.data())};
+    detail::contraction_product(backend, schedule, a, b, epilogue, size);
+    return;
+  }
+  Scope const scope{backend.workspace()};
+  auto const partial = backend.workspace().template allocate<float>(parts, n * k);
+  kernels::WeightEpilogue<false> const epilogue{partial.data(), n, k, detail::packs_columns<S>(k, partial.data())};
+  detail::contraction_product(backend, schedule, a, b, epilogue, size);
+  detail::add_parts(backend, partial, nullptr, dweight.data(), true);
+}
+
+/// db (n) += column sums of dy[:, first:first+n].
+template <CudaScalar S, class P>
+void bias_gradient(CudaBackend<S, P>& backend, Arg<Matrix<S const>> dy, Index first, Arg<Vector<float>> dbias) {
+  Index const m = dy.extent(0), n = dbias.extent(0), stride = dy.extent(1);
+  expects(first >= 0 && first + n <= stride, "bias_gradient: expected columns ", first, " to ", first + n, " of dy, found ",
+          stride);
+  using Kernel = kernels::ColumnSums<S>;
+  Index const parts = detail::ceil_divide(m, Kernel::rows_per_block);
+  Scope const scope{backend.workspace()};
+  auto const partial = backend.workspace().template allocate<float>(parts, n);
+  backend.launch(Kernel{dy.data() + first, stride, m, n, partial.data()}, parts * detail::ceil_divide(n, Kernel::width),
+                 Kernel::shared_bytes);
+  detail::add_parts(backend, partial, nullptr, dbias.data(), true);
+}
+
+}  // namespace moduleformer

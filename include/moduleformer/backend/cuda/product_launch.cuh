@@ -1,0 +1,99 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+// Launching products: operands as kernels take them, the engine of a scalar, and a grid that fills the device.
+
+#include <moduleformer/backend/arguments.hpp>
+#include <moduleformer/backend/checks.hpp>
+#include <moduleformer/backend/cuda/cuda.cuh>
+#include <moduleformer/backend/cuda/kernels/expert_schedule.cuh>
+#include <moduleformer/backend/cuda/kernels/float_product.cuh>
+#include <moduleformer/backend/cuda/kernels/packs.cuh>
+#include <moduleformer/backend/cuda/kernels/product.cuh>
+#include <moduleformer/backend/cuda/kernels/product_operand.cuh>
+#include <moduleformer/backend/cuda/kernels/tensor_product.cuh>
+#include <moduleformer/backend/cuda/product_tuning.cuh>
+#include <moduleformer/core/error.hpp>
+
+#include <algorithm>
+#include <limits>
+#include <type_traits>
+
+namespace moduleformer::detail {
+
+template <class Tile, kernels::Stored A, kernels::Stored B>
+using ProductEngine = std::conditional_t<std::is_same_v<typename Tile::Scalar, float>, kernels::FloatProduct<Tile, A, B>,
+                                         kernels::TensorProduct<Tile, A, B>>;
+
+inline kernels::RowMap row_map(RoutingPlan const& plan, Rows rows) {
+  return {rows, plan.order.data(), static_cast<int>(plan.top_k)};
+}
+
+/// Rows of a matrix from its first column on.
+template <class S>
+kernels::Operand<S> operand(Matrix<S const> x, kernels::RowMap map = {}, Index first_column = 0) {
+  S const* const data = x.data() + first_column;
+  bool const packed = kernels::may_pack<kernels::pack_size<S>>(data) && x.extent(1) % kernels::pack_size<S> == 0;
+  return {data, x.extent(1), 0, map, packed};
+}
+/// A matrix for each expert.
+template <class S>
+kernels::Operand<S> operand(TensorView<S const, 3> w) {
+  bool const packed = kernels::may_pack<kernels::pack_size<S>>(w.data()) && w.extent(2) % kernels::pack_size<S> == 0;
+  return {w.data(), w.extent(2), w.extent(1) * w.extent(2), {}, packed};
+}
+
+/// Whether the epilogue may move 16 bytes of `columns` columns at a time.
+template <class S, class... T>
+bool packs_columns(Index columns, T const*... data) {
+  return columns % kernels::pack_size<S> == 0 && kernels::may_pack<kernels::pack_size<S>>(data...);
+}
+
+/// Sizes inside of a product are int.
+template <class... Sizes>
+void expect_product_sizes(char const* where, Sizes... sizes) {
+  constexpr Index most = std::numeric_limits<int>::max() / 2;
+  for (Index const size : {static_cast<Index>(sizes)...})
+    expects(size <= most, where, ": expected at most ", most, " rows and columns, found ", size);
+}
+
+template <kernels::Stored A, kernels::Stored B, class Tile, CudaScalar S, class P, class Schedule, class Epilogue>
+void launch_tiles(CudaBackend<S, P>& backend, Schedule const& schedule, kernels::Operand<S> const& a,
+                  kernels::Operand<S> const& b, Epilogue const& epilogue, Index most_tiles) {
+  using Kernel = kernels::Product<ProductEngine<Tile, A, B>, Schedule, Epilogue>;
+  Index const blocks = std::min<Index>(most_tiles, Index{backend.processors()} * blocks_per_processor<Tile>);
+  int experts = 0;
+  if constexpr (!Schedule::gathers_contraction) experts = schedule.experts;
+  backend.launch(Kernel{schedule, a, b, epilogue}, blocks, Kernel::shared_bytes(experts));
+}
+
+/// C = A B, rows of C and A being slots of `schedule`.
+template <kernels::Stored B, CudaScalar S, class P, class Epilogue>
+void row_product(CudaBackend<S, P>& backend, kernels::RowSchedule const& schedule, kernels::Operand<S> const& a,
+                 kernels::Operand<S> const& b, Epilogue const& epilogue, TileSize size) {
+  auto const launch = [&]<class Tile>(Tile) {
+    Index const filled = std::min(schedule.experts, schedule.rows);  // each may leave one tile part empty
+    Index const most = (ceil_divide(schedule.rows, Tile::rows) + filled - (filled > 0)) * ceil_divide(schedule.columns, Tile::columns);
+    launch_tiles<kernels::Stored::plain, B, Tile>(backend, schedule, a, b, epilogue, most);
+  };
+  using Tiles = ProductTiles<S>;
+  switch (size) {
+    case TileSize::small: return launch(typename Tiles::Small{});
+    case TileSize::medium: return launch(typename Tiles::Medium{});
+    case TileSize::large: return launch(typename Tiles::Large{});
+  }
+}
+
+/// C[batch] = A^T B over the terms of each batch.
+template <CudaScalar S, class P, class Epilogue>
+void contraction_product(CudaBackend<S, P>& backend, kernels::ContractionSchedule const& schedule,
+                         kernels::Operand<S> const& a, kernels::Operand<S> const& b, Epilogue const& epilogue, TileSize size) {
+  auto const launch = [&]<class Tile>(Tile) {
+    Index const tiles = schedule.batches * ceil_divide(schedule.rows, Tile::rows) * ceil_divide(schedule.columns, Tile::columns);
+    launch_tiles<kernels::Stored::transposed, kernels::Stored::plain, Tile>(backend, schedule, a, b, epilogue, tiles);
+  };
+  using Tiles = ProductTiles<S>;
+  if (size == TileSize::large) launch(typename Tiles::Large{});
+  else launch(typename Tiles::Medium{});
+}
+
+}  // namespace moduleformer::detail

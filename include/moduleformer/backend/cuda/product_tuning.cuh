@@ -1,0 +1,81 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+// Tile shapes of matrix products, as types that carry constexpr data, and their choice from the sizes of a product.
+// A tile of rows x columns of the result takes `depth` terms of the contraction at a time, `stages` of them under
+// way. Results of float products do not depend on the tile; those of bfloat16 products only through where a
+// contraction is cut.
+
+#include <moduleformer/backend/checks.hpp>
+#include <moduleformer/core/types.hpp>
+
+#include <algorithm>
+
+namespace moduleformer::detail {
+
+/// Of a float product: 16 x 16 threads, each with rows/16 x columns/16 sums.
+template <int Rows, int Columns>
+struct FloatTile {
+  using Scalar = float;
+  static constexpr int rows = Rows, columns = Columns, depth = 16, stages = 3, threads = 256;
+};
+
+/// Of a bfloat16 product: warps that have warp_rows x warp_columns of the tile.
+template <int Rows, int Columns, int WarpRows, int WarpColumns, int Stages>
+struct TensorTile {
+  using Scalar = bfloat16;
+  static constexpr int rows = Rows, columns = Columns, depth = 64, stages = Stages;
+  static constexpr int warp_rows = WarpRows, warp_columns = WarpColumns;
+  static constexpr int threads = Rows / WarpRows * (Columns / WarpColumns) * 32;
+};
+
+/// Large tiles load least for each product; medium ones are for products that have few large ones; small ones
+/// for a handful of rows, where the weights are all that is read.
+template <class S>
+struct ProductTiles {
+  using Large = FloatTile<128, 128>;
+  using Medium = FloatTile<64, 64>;
+  using Small = FloatTile<16, 64>;
+};
+template <>
+struct ProductTiles<bfloat16> {
+  using Large = TensorTile<128, 128, 64, 64, 3>;
+  using Medium = TensorTile<64, 64, 32, 32, 3>;
+  using Small = TensorTile<16, 64, 16, 16, 4>;
+};
+
+enum class TileSize { small, medium, large };
+
+/// Blocks that a multiprocessor holds at a time.
+template <class Tile>
+inline constexpr int blocks_per_processor = Tile::rows == 128 ? 2 : 4;
+
+/// Tiles that a product should have: the multiprocessors of a large device, so that sizes alone decide.
+inline constexpr Index wanted_product_tiles = 132;
+
+template <class S>
+constexpr Index tile_columns(TileSize size) {
+  using Tiles = ProductTiles<S>;
+  return size == TileSize::small ? Tiles::Small::columns : size == TileSize::medium ? Tiles::Medium::columns : Tiles::Large::columns;
+}
+
+/// For `rows` rows, spread over `experts`, of `columns` columns.
+constexpr TileSize product_tile_size(Index rows, Index experts, Index columns) {
+  Index const each = ceil_divide(rows, std::max<Index>(experts, 1));
+  if (each <= 16) return TileSize::small;
+  Index const tiles = ceil_divide(each, 128) * std::max<Index>(experts, 1) * ceil_divide(columns, 128);
+  return each > 64 && columns > 64 && tiles >= wanted_product_tiles ? TileSize::large : TileSize::medium;
+}
+
+/// Of a weight gradient with `matrices` matrices of rows x columns.
+constexpr TileSize gradient_tile_size(Index matrices, Index rows, Index columns) {
+  Index const tiles = ceil_divide(rows, 128) * ceil_divide(columns, 128) * matrices;
+  return rows > 64 && columns > 64 && tiles >= wanted_product_tiles ? TileSize::large : TileSize::medium;
+}
+
+/// Parts that the contraction of a dense weight gradient is cut into where it has few tiles: 512 terms or more.
+constexpr Index gradient_parts(Index rows, Index columns, Index terms) {
+  Index const tiles = ceil_divide(rows, 64) * ceil_divide(columns, 64);
+  return std::clamp<Index>(2 * wanted_product_tiles / std::max<Index>(tiles, 1), 1, std::max<Index>(1, terms / 512));
+}
+
+}  // namespace moduleformer::detail
