@@ -1,0 +1,69 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+// Calls of stick-breaking attention on a backend of CUDA with inputs and outputs as doubles on the host.
+
+#include "../stick_breaking_cases.hpp"
+#include "support.hpp"
+
+#include <moduleformer/backend/cuda/stick_breaking.cuh>
+
+#include <cstdint>
+#include <sstream>
+#include <string>
+#include <type_traits>
+#include <vector>
+
+namespace moduleformer::test {
+
+template <class S>
+inline constexpr double forward_bound = std::is_same_v<S, float> ? 5e-6 : 1e-2;
+
+/// Rounds to what S holds.
+template <class S>
+void round_to(AttentionInputs<double>& in) {
+  for (auto* array : {&in.q, &in.k, &in.v, &in.dy})
+    for (double& value : array->values()) value = number<double>(number<S>(value));
+}
+
+template <class S>
+AttentionInputs<double> stored_inputs(AttentionCase const& c, std::uint64_t seed, double mean = -1, double deviation = 1) {
+  auto in = random_inputs(c, seed, mean, deviation);
+  round_to<S>(in);
+  return in;
+}
+
+inline std::string describe(AttentionCase const& c, StickBreakingVariant variant) {
+  std::ostringstream text;
+  text << "tokens " << c.query_tokens << " keys " << c.keys << " heads " << c.extents.heads << " size "
+       << c.extents.head_size << " slots " << c.extents.rows_per_token << " inclusive " << variant.inclusive
+       << " remainder " << variant.keep_remainder;
+  return text.str();
+}
+
+struct Attended {
+  std::vector<double> y, log_stick;
+  std::vector<std::int32_t> stop;
+};
+
+template <class B>
+Attended attend(Device<B>& device, AttentionCase const& c, StickBreakingVariant variant, AttentionInputs<double> const& in) {
+  using S = typename B::Scalar;
+  auto const sequences = device.upload(c.sequences);
+  auto const matrix = [&](Array<double, 2> const& host) {
+    return device.template upload<S>(host.values(), host.view().extent(0), host.view().extent(1));
+  };
+  auto const y = device.template allocate<S>(c.rows(), c.width());
+  auto const log_stick = device.template allocate<float>(c.rows(), c.extents.heads);
+  auto const stop = device.template allocate<std::int32_t>(c.rows(), c.extents.heads);
+  stick_breaking_forward(device.backend(), variant, c.extents, sequences, matrix(in.q), matrix(in.k), matrix(in.v), y,
+                         log_stick, stop);
+  return {device.template download<double>(y), device.template download<double>(log_stick), device.download(stop)};
+}
+
+template <class B>
+Attended attend(AttentionCase const& c, StickBreakingVariant variant, AttentionInputs<double> const& in) {
+  Device<B> device;
+  return attend(device, c, variant, in);
+}
+
+}  // namespace moduleformer::test
