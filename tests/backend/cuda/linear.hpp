@@ -17,8 +17,10 @@
 
 namespace moduleformer::test {
 
-/// Sizes that need each tile size, one more or less than whole tiles of it, and both forms of loading.
-constexpr LinearSize tile_sizes[] = {{15, 63, 65}, {17, 65, 64}, {63, 129, 72}, {65, 64, 127}, {129, 8385, 16}};
+/// One more or less than whole small and medium tiles, and both forms of loading.
+constexpr LinearSize tile_sizes[] = {{15, 63, 65}, {17, 65, 64}, {63, 129, 72}, {65, 64, 127}};
+/// Needs large tiles.
+constexpr LinearSize large_size{129, 8385, 16};
 
 /// op(a) op(b) in double; a is stored (m,k) or (k,m), b (k,n) or (n,k).
 inline std::vector<double> plain_product(std::vector<double> const& a, bool transpose_a, std::vector<double> const& b,
@@ -45,54 +47,67 @@ BOOST_AUTO_TEST_CASE(every_tile_size_is_tested) {
   BOOST_CHECK(detail::product_tile_size(17, 1, 65) == TileSize::medium);
   BOOST_CHECK(detail::product_tile_size(129, 1, 8385) == TileSize::large);
   BOOST_TEST(detail::gradient_parts(16, 24, 2049) == 4);
-  BOOST_TEST(detail::gradient_parts(8385, 16, 129) == 1);
+  BOOST_TEST(detail::gradient_parts(70, 72, 1100) == 2);
   BOOST_CHECK(detail::gradient_tile_size(1, 1410, 1500) == TileSize::large);
 }
 
-BOOST_AUTO_TEST_CASE_TEMPLATE(linear_forward, B, Backends) {
+template <class B>
+void check_linear(LinearSize const& size, bool with_bias) {
   using S = typename B::Scalar;
-  for (auto const& [m, n, k] : all_linear_sizes())
-    for (bool const with_bias : {false, true}) {
-      auto const x = normal_numbers<S>(m * k, 1), weight = normal_numbers<S>(n * k, 2), bias = normal_numbers<S>(n, 3);
-      auto expected = plain_product(x, false, weight, true, m, n, k);
-      if (with_bias)
-        for (Index i = 0; i < m * n; ++i) expected[static_cast<std::size_t>(i)] += bias[static_cast<std::size_t>(i % n)];
-      auto const run = [&]<class Out>(Out) {
-        return in_all_orders<B>([&](Device<B>& device) {
-          auto const y = device.template allocate<Out>(m, n);
-          linear(device.backend(), device.template upload<S>(x, m, k), device.template upload<S>(weight, n, k),
-                 with_bias ? device.template upload<S>(bias) : Vector<S const>{}, y);
-          return device.download(y);
-        });
-      };
-      BOOST_TEST(relative_error(numbers<double>(run(S{})), expected) < bound<S>, "m " << m << " n " << n << " k " << k);
-      if (!with_bias) BOOST_TEST(relative_error(run(0.0f), expected) < bound<float>, "m " << m << " n " << n << " k " << k);
-    }
+  auto const [m, n, k] = size;
+  auto const x = normal_numbers<S>(m * k, 1), weight = normal_numbers<S>(n * k, 2), bias = normal_numbers<S>(n, 3);
+  auto expected = plain_product(x, false, weight, true, m, n, k);
+  if (with_bias)
+    for (Index i = 0; i < m * n; ++i) expected[static_cast<std::size_t>(i)] += bias[static_cast<std::size_t>(i % n)];
+  auto const run = [&]<class Out>(Out) {
+    return in_all_orders<B>([&](Device<B>& device) {
+      auto const y = device.template allocate<Out>(m, n);
+      linear(device.backend(), device.template upload<S>(x, m, k), device.template upload<S>(weight, n, k),
+             with_bias ? device.template upload<S>(bias) : Vector<S const>{}, y);
+      return device.download(y);
+    });
+  };
+  BOOST_TEST(relative_error(numbers<double>(run(S{})), expected) < bound<S>, "m " << m << " n " << n << " k " << k);
+  if (!with_bias) BOOST_TEST(relative_error(run(0.0f), expected) < bound<float>, "m " << m << " n " << n << " k " << k);
+}
+
+template <class B>
+void check_input_gradient(LinearSize const& size, bool accumulate) {
+  using S = typename B::Scalar;
+  auto const [m, k, n] = size;
+  auto const dy = normal_numbers<S>(m * n, 1), weight = normal_numbers<S>(n * k, 2), before = normal_numbers<S>(m * k, 3);
+  auto const found = in_all_orders<B>([&](Device<B>& device) {
+    auto const dx = device.template upload<S>(before, m, k);
+    linear_input_gradient(device.backend(), device.template upload<S>(dy, m, n), device.template upload<S>(weight, n, k), dx,
+                          accumulate);
+    return device.download(dx);
+  });
+  auto expected = plain_product(dy, false, weight, false, m, k, n);
+  if (accumulate)
+    for (std::size_t i = 0; i < expected.size(); ++i) expected[i] += before[i];
+  BOOST_TEST(relative_error(numbers<double>(found), expected) < bound<S>, "m " << m << " n " << n << " k " << k);
+}
+
+BOOST_AUTO_TEST_CASE_TEMPLATE(linear_forward, B, Backends) {
+  for (auto const& size : all_linear_sizes())
+    for (bool const with_bias : {false, true}) check_linear<B>(size, with_bias);
 }
 
 BOOST_AUTO_TEST_CASE_TEMPLATE(linear_input_gradients, B, Backends) {
-  using S = typename B::Scalar;
-  for (auto const& [m, k, n] : all_linear_sizes())
-    for (bool const accumulate : {false, true}) {
-      auto const dy = normal_numbers<S>(m * n, 1), weight = normal_numbers<S>(n * k, 2), before = normal_numbers<S>(m * k, 3);
-      auto const found = in_all_orders<B>([&](Device<B>& device) {
-        auto const dx = device.template upload<S>(before, m, k);
-        linear_input_gradient(device.backend(), device.template upload<S>(dy, m, n), device.template upload<S>(weight, n, k), dx,
-                              accumulate);
-        return device.download(dx);
-      });
-      auto expected = plain_product(dy, false, weight, false, m, k, n);
-      if (accumulate)
-        for (std::size_t i = 0; i < expected.size(); ++i) expected[i] += before[i];
-      BOOST_TEST(relative_error(numbers<double>(found), expected) < bound<S>, "m " << m << " n " << n << " k " << k);
-    }
+  for (auto const& size : all_linear_sizes())
+    for (bool const accumulate : {false, true}) check_input_gradient<B>(size, accumulate);
+}
+
+BOOST_AUTO_TEST_CASE_TEMPLATE(linear_in_large_tiles, B, Backends) {
+  check_linear<B>(large_size, true);
+  check_input_gradient<B>(large_size, true);
 }
 
 BOOST_AUTO_TEST_CASE_TEMPLATE(linear_weight_and_bias_gradients_of_some_rows, B, Backends) {
   using S = typename B::Scalar;
   auto sizes = all_linear_sizes();
-  sizes.push_back({9, 1410, 1500});
-  sizes.push_back({600, 70, 72});
+  sizes.push_back({9, 1410, 1500});  // large tiles
+  sizes.push_back({1100, 70, 72});   // two parts
   for (auto const& [m, n, k] : sizes)
     for (bool const all_rows : {false, true}) {
       Index const first = all_rows ? 0 : n / 3, count = n - first - (first > 0 ? 1 : 0);  // the last row is frozen too
