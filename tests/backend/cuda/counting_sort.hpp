@@ -105,7 +105,8 @@ BOOST_AUTO_TEST_CASE(one_pass_over_given_values) {
   Device<SortBackend> device;
   auto const sorted = device.template allocate<std::int32_t>(5);
   auto const offsets = device.template allocate<Index>(6);
-  detail::sort_by_digit(device.backend(), device.upload(keys), kernels::Digit{4, 2}, device.upload(values), sorted, offsets);
+  detail::sort_by_digit(device.backend(), device.upload(keys), kernels::Digit{4, 2}, device.upload(values), sorted,
+                        offsets);
   BOOST_TEST(device.download(sorted) == (std::vector<std::int32_t>{5, 0, 1, 3, 3}), boost::test_tools::per_element());
   BOOST_TEST(device.download(offsets) == (std::vector<Index>{0, 0, 2, 3, 5, 5}), boost::test_tools::per_element());
 }

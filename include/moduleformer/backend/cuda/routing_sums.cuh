@@ -62,7 +62,7 @@ void routing_backward(CudaBackend<S, P>& backend, Arg<Matrix<float const>> logit
     expects(!part || part.extent(0) == experts, "routing_backward: expected a gradient of ", experts,
             " experts, found ", part.extent(0));
   detail::with_expert_row(tokens, experts, [&]<int Items>(kernels::ExpertRow<Items> row) {
-    kernels::RoutingBackward<Items> const kernel{row,           logits.data(), probs.data(), lse.data(), ids.data(),
+    kernels::RoutingBackward<Items> const kernel{row,           logits.data(), probs.data(),   lse.data(), ids.data(),
                                                  dgates.data(), grad,          dlogits.data(), chosen};
     backend.launch(kernel, detail::token_blocks(row));
   });

@@ -68,7 +68,8 @@ struct DigitTiles {
   MODULEFORMER_DEVICE void count(Thread const& thread, std::int32_t* counts) const {
     std::int32_t* const own = counts + thread.warp() * digit.count();
     for_each(thread, [&](std::int32_t, std::uint32_t d, std::uint32_t same) {
-      bool const is_first = (same & ((1u << thread.lane()) - 1u)) == 0;  // std::countr_zero is always 32 in nvcc's kernels
+      // No std::countr_zero here: nvcc makes it 32 on a device, whatever its argument.
+      bool const is_first = (same & ((1u << thread.lane()) - 1u)) == 0;
       if (same != 0 && is_first) own[d] += std::popcount(same);
       thread.sync_warp();
     });
@@ -112,7 +113,7 @@ struct PlaceByDigit {
   template <class Thread>
   MODULEFORMER_DEVICE void operator()(Thread const& thread) const {
     int const digits = tiles.digit.count();
-    auto* const of_warps = thread.template shared<std::int32_t>();  // (warps, digits): counts, then places
+    auto* const of_warps = thread.template shared<std::int32_t>();        // (warps, digits): counts, then places
     std::int32_t* const earlier = of_warps + DigitTiles::warps * digits;  // in earlier tiles
     std::int32_t* const begin = earlier + digits;                         // in all tiles, then where digits begin
     for (int i = thread.index(); i < (DigitTiles::warps + 2) * digits; i += threads) of_warps[i] = 0;
@@ -203,10 +204,8 @@ struct KeyOffsets {
     Index low = 0, high = size;
     while (low < high) {
       Index const middle = low + (high - low) / 2;
-      if (keys[sorted[middle]] < key)
-        low = middle + 1;
-      else
-        high = middle;
+      if (keys[sorted[middle]] < key) low = middle + 1;
+      else high = middle;
     }
     offsets[key] = low;
   }

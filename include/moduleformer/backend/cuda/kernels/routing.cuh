@@ -74,7 +74,8 @@ struct NormRows {
   template <class Thread>
   [[nodiscard]] MODULEFORMER_DEVICE double dot(Thread const& thread, S const* a, S const* b) const {
     double sum = 0;
-    MODULEFORMER_NO_UNROLL  // rows are short, and nvcc's four rounds at once spill
+    // Rows are short, and nvcc's four rounds at once spill.
+    MODULEFORMER_NO_UNROLL
     for (Index i = Index{thread.lane()} * Size; i < width; i += 32 * Size) {
       float x[Size], y[Size];
       load(a + i, Size, true, x);
