@@ -8,6 +8,7 @@
 #include <moduleformer/backend/cuda/cuda.cuh>
 #include <moduleformer/backend/cuda/kernels/cross_entropy.cuh>
 #include <moduleformer/backend/cuda/kernels/reduction.cuh>
+#include <moduleformer/backend/cuda/linear.cuh>
 #include <moduleformer/backend/workspace.hpp>
 
 #include <algorithm>
