@@ -13,6 +13,7 @@
 
 #include <algorithm>
 #include <concepts>
+#include <type_traits>
 
 namespace moduleformer {
 
@@ -23,6 +24,20 @@ namespace detail {
 constexpr Index cross_entropy_chunk(Index vocabulary) {
   constexpr Index elements = Index{1} << 26;
   return std::clamp<Index>(elements / std::max<Index>(vocabulary, 1) / 128 * 128, 128, 4096);
+}
+
+/// The losses (N) of rows of logits (N,V), and d (or null) = scale (softmax - onehot).
+template <CudaScalar S, class P>
+void cross_entropy_of_logits(CudaBackend<S, P>& backend, Matrix<float const> logits, Vector<TokenId const> labels,
+                             double scale, Matrix<S> d, Vector<double> losses) {
+  Index const rows = logits.extent(0), vocabulary = logits.extent(1);
+  auto const launch = [&]<int Threads>(std::integral_constant<int, Threads>) {
+    using Kernel = kernels::CrossEntropyRows<S, Threads>;
+    backend.launch(Kernel{logits.data(), labels.data(), static_cast<float>(scale), d.data(), losses.data(), vocabulary},
+                   rows, Kernel::shared_bytes);
+  };
+  if (vocabulary <= 2048) launch(std::integral_constant<int, 128>{});
+  else launch(std::integral_constant<int, 1024>{});
 }
 
 }  // namespace detail
@@ -54,10 +69,8 @@ void cross_entropy(CudaBackend<S, P>& backend, Arg<Matrix<S const>> x, Arg<Matri
     Index const count = std::min(chunk, rows - begin);
     Matrix<S const> const part = x.rows(begin, count);
     linear(backend, part, weight, Vector<S const>{}, logits.rows(0, count));
-    using Kernel = kernels::CrossEntropyRows<S>;
-    backend.launch(Kernel{logits.data(), labels.data() + begin, static_cast<float>(scale), d.data(),
-                          losses.data() + begin, vocabulary},
-                   count, Kernel::shared_bytes);
+    detail::cross_entropy_of_logits(backend, logits.rows(0, count), labels.rows(begin, count), scale, d.rows(0, count),
+                                    losses.rows(begin, count));
     Matrix<S const> const slopes = d.rows(0, count);
     if (dx) linear_input_gradient(backend, slopes, weight, dx.rows(begin, count), false);
     if (dweight) linear_weight_gradient(backend, slopes, part, 0, dweight);

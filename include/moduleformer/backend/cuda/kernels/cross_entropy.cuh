@@ -14,10 +14,11 @@
 
 namespace moduleformer::kernels {
 
-/// d null: losses only. Where T is float, d may be the logits. Both begin at 16 aligned bytes.
-template <class T>
+/// d null: losses only. Where T is float, d may be the logits. Both begin at 16 aligned bytes. Of long rows few are
+/// under way at a time, so that the second reading finds them in the cache: large blocks.
+template <class T, int Threads>
 struct CrossEntropyRows {
-  static constexpr int threads = 512;
+  static constexpr int threads = Threads;
   static constexpr int warps = threads / 32;
   static constexpr int pack = 4;
   static constexpr std::size_t shared_bytes = warps * (sizeof(double) + sizeof(float));
