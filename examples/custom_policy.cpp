@@ -20,7 +20,7 @@ struct BiasedRouter {
     typename Access::template View<2> weight;  // (E,D)
     typename Access::template View<1> bias;    // (E)
   };
-  template <class S>
+  template <class B>
   struct Context {};  // backward needs nothing beside x
 
   template <class Views, class Visitor>
@@ -29,21 +29,23 @@ struct BiasedRouter {
     visit("bias", p.bias, mf::Initial::zero, extents.experts);
   }
 
-  template <mf::Backend B, class S = typename B::Scalar>
-  Context<S> forward(mf::Pass<B>& pass, mf::RouterExtents, Parameters<mf::Values<S>> const& p, mf::Matrix<S const> x,
-                     mf::Matrix<S> logits) const {
+  template <mf::Backend B, class S = typename B::Scalar, class A = typename B::Accumulator>
+  Context<B> forward(mf::Pass<B>& pass, mf::RouterExtents, Parameters<mf::Values<S>> const& p, mf::Matrix<S const> x,
+                     mf::Matrix<A> logits) const {
     linear(pass.backend, x, p.weight, p.bias, logits);
     return {};
   }
 
   /// Adds to dx and to the gradients.
-  template <mf::Backend B, class S = typename B::Scalar>
+  template <mf::Backend B, class S = typename B::Scalar, class A = typename B::Accumulator>
   void backward(mf::Pass<B>& pass, mf::RouterExtents, Parameters<mf::Values<S>> const& p,
-                Parameters<mf::Gradients<S>> const& gradients, Context<S> const&, mf::Matrix<S const> x,
-                mf::Matrix<S const> dlogits, mf::Matrix<S> dx) const {
-    linear_input_gradient(pass.backend, dlogits, p.weight, dx, /*add=*/true);
-    if (gradients.weight) linear_weight_gradient(pass.backend, dlogits, x, gradients.weight.first, gradients.weight);
-    if (gradients.bias) bias_gradient(pass.backend, dlogits, gradients.bias.first, gradients.bias);
+                Parameters<mf::Gradients<A>> const& gradients, Context<B> const&, mf::Matrix<S const> x,
+                mf::Matrix<A const> dlogits, mf::Matrix<S> dx) const {
+    auto const scratch = pass.scope();
+    mf::Matrix<S const> const d = pass.as_scalar(dlogits);
+    linear_input_gradient(pass.backend, d, p.weight, dx, /*add=*/true);
+    if (gradients.weight) linear_weight_gradient(pass.backend, d, x, gradients.weight.first, gradients.weight);
+    if (gradients.bias) bias_gradient(pass.backend, d, gradients.bias.first, gradients.bias);
   }
 };
 

@@ -24,7 +24,9 @@ BOOST_AUTO_TEST_SUITE(backend_update)
 BOOST_AUTO_TEST_CASE_TEMPLATE(adamw_steps, S, Scalars) {
   for (Index const size : {1, 17, 16384, 16385}) {
     mf::AdamWStep step{.learning_rate = 3e-3, .beta1 = 0.9, .beta2 = 0.95, .epsilon = 1e-8, .weight_decay = 0.1,
-                       .gradient_scale = 0.7, .step = 1};
+                       .step = 1};
+    mf::test::Array<double, 1> clip(1);
+    clip(0) = 0.7;
     auto const start = random_array<S>(1, size);
     auto const found = mf::test::run<S>([&](mf::Cpu<S>& backend) {
       auto w = start;
@@ -32,7 +34,7 @@ BOOST_AUTO_TEST_CASE_TEMPLATE(adamw_steps, S, Scalars) {
       for (Index t = 1; t <= 3; ++t) {
         step.step = t;
         auto const g = random_array<S>(static_cast<std::uint64_t>(10 + t), size);
-        adamw(backend, step, g.view(), w.view(), m.view(), v.view());
+        adamw(backend, step, clip.view(), g.view(), w.view(), {}, m.view(), v.view());
       }
       auto all = w.values();
       all.insert(all.end(), m.values().begin(), m.values().end());
@@ -44,7 +46,7 @@ BOOST_AUTO_TEST_CASE_TEMPLATE(adamw_steps, S, Scalars) {
     for (int t = 1; t <= 3; ++t) {
       auto const g = random_array<S>(static_cast<std::uint64_t>(10 + t), size);
       for (std::size_t i = 0; i < n; ++i) {
-        double const slope = step.gradient_scale * static_cast<double>(g.values()[i]);
+        double const slope = clip(0) * static_cast<double>(g.values()[i]);
         m[i] = step.beta1 * m[i] + (1 - step.beta1) * slope;
         v[i] = step.beta2 * v[i] + (1 - step.beta2) * slope * slope;
         double const unbiased = m[i] / (1 - std::pow(step.beta1, t)), square = v[i] / (1 - std::pow(step.beta2, t));
@@ -73,7 +75,20 @@ BOOST_AUTO_TEST_CASE_TEMPLATE(square_roots, S, Scalars) {
 BOOST_AUTO_TEST_CASE(steps_count_from_one) {
   mf::Cpu<float> backend{1};
   auto x = random_array<float>(1, 3);
-  BOOST_CHECK_THROW(adamw(backend, {.step = 0}, x.view(), x.view(), x.view(), x.view()), mf::Error);
+  mf::test::Array<double, 1> clip(1);
+  BOOST_CHECK_THROW(adamw(backend, {.step = 0}, clip.view(), x.view(), x.view(), {}, x.view(), x.view()), mf::Error);
+}
+
+BOOST_AUTO_TEST_CASE(nothing_changes_by_a_factor_that_is_not_finite) {
+  mf::Cpu<float> backend{2};
+  auto const start = random_array<float>(1, 40000), g = random_array<float>(2, 40000);
+  for (double const factor : {std::nan(""), HUGE_VAL}) {
+    auto w = start, m = start, v = start;
+    mf::test::Array<double, 1> clip(1);
+    clip(0) = factor;
+    adamw(backend, {.learning_rate = 1, .step = 1}, clip.view(), g.view(), w.view(), {}, m.view(), v.view());
+    BOOST_TEST((w.values() == start.values() && m.values() == start.values() && v.values() == start.values()));
+  }
 }
 
 BOOST_AUTO_TEST_CASE_TEMPLATE(norm_squared, S, Scalars) {
@@ -82,9 +97,13 @@ BOOST_AUTO_TEST_CASE_TEMPLATE(norm_squared, S, Scalars) {
     double expected = 0;
     for (S const value : x.values()) expected += static_cast<double>(value) * static_cast<double>(value);
     mf::Cpu<S> one{1}, three{3};
-    double const found = squared_norm(one, x.view());
-    BOOST_TEST(std::abs(found - expected) <= 1e-13 * expected);
-    BOOST_TEST(squared_norm(three, x.view()) == found);
+    mf::test::Array<double, 1> found(1), again(1);
+    squared_norm(one, x.view(), found.view());
+    squared_norm(three, x.view(), again.view());
+    BOOST_TEST(std::abs(found(0) - expected) <= 1e-13 * expected);
+    BOOST_TEST(again(0) == found(0));
+    squared_norm(one, x.view(), found.view());
+    BOOST_TEST(found(0) == 2 * again(0));  // added
   }
 }
 

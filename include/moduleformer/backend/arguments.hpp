@@ -72,7 +72,7 @@ struct RoutingGradient {
 };
 
 /// One AdamW update of a range of elements (Loshchilov and Hutter, arXiv 1711.05101):
-///   m = b1 m + (1-b1) c g ;  v = b2 v + (1-b2) (c g)^2
+///   m = b1 m + (1-b1) c g ;  v = b2 v + (1-b2) (c g)^2                        c: the clip factor
 ///   w = w - rate (m / (1-b1^t) / (sqrt(v / (1-b2^t)) + eps) + decay w)
 struct AdamWStep {
   double learning_rate = 0;
@@ -80,8 +80,7 @@ struct AdamWStep {
   double beta2 = 0;
   double epsilon = 0;
   double weight_decay = 0;
-  double gradient_scale = 1;  // c, the clip factor
-  Index step = 1;             // t, counted from 1
+  Index step = 1;  // t, counted from 1
 };
 
 }  // namespace moduleformer

@@ -1,12 +1,16 @@
 // SPDX-License-Identifier: MIT
 #pragma once
-// What a backend is: one type (scalar, memory, workspace) plus one free function per primitive,
+// What a backend is: one type (scalars, memory, workspace) plus one free function per primitive,
 // found by argument-dependent lookup. Layers and models call these and name no backend; a backend
 // names no layer. This page lists every primitive with its formula; letters are those of
 // core/types.hpp. "y =" overwrites, "y +=" accumulates. Null views mean "not wanted".
 //
+// Two scalars: S, of activations and of the weights that products read, and A, what a backend adds in: of
+// sums, router arithmetic, gradients, moments and the weights that train. On the CPU they are one type.
+//
 // Order of arguments: backend, sizes and policies, inputs, outputs. Every sum runs in an order that
-// depends on shapes only, so the bits do not depend on the number of threads.
+// depends on shapes only, so the bits do not depend on the number of threads. No primitive but to_host
+// gives the host a number, so that a backend may run behind the host: losses and norms land in its memory.
 
 #include <moduleformer/backend/arguments.hpp>
 #include <moduleformer/backend/workspace.hpp>
@@ -30,15 +34,19 @@ namespace concepts {
 /// Type members, workspace, and moving values between host and backend.
 template <class B>
 concept Memory = requires(B& b, Vector<typename B::Scalar> x, Vector<typename B::Scalar const> c, typename B::Scalar* host,
+                          Vector<typename B::Accumulator> a, Vector<typename B::Accumulator const> ca,
                           Vector<ExpertId> i, Vector<ExpertId const> ci, ExpertId* ids, Vector<double const> numbers,
                           double* host_numbers) {
-  typename B::Scalar;                                          // of activations and gradients
+  typename B::Scalar;                                          // S
+  typename B::Accumulator;                                     // A
   typename B::Memory;                                          // allocate / deallocate
-  typename B::Number;                                          // what a reduction returns, converts to double
   { b.workspace() } -> std::same_as<Workspace<typename B::Memory>&>;
   fill(b, x, typename B::Scalar{});                            // x = value
+  fill(b, a, typename B::Accumulator{});
   copy(b, c, x);                                               // x = c
   copy(b, ci, i);
+  convert(b, ca, x);                                           // x = c, in the other scalar
+  convert(b, c, a);
   to_host(b, c, host);                                         // host memory, complete on return
   to_host(b, ci, ids);
   from_host(b, static_cast<typename B::Scalar const*>(host), x);
@@ -48,19 +56,21 @@ concept Memory = requires(B& b, Vector<typename B::Scalar> x, Vector<typename B:
 };
 
 /// Dense products with W (N,K) as PyTorch's Linear stores it.
-template <class B, class S = typename B::Scalar>
-concept Dense = requires(B& b, Matrix<S const> m, Vector<S const> v, Matrix<S> out, Vector<S> vec, Index first, bool add) {
+template <class B, class S = typename B::Scalar, class A = typename B::Accumulator>
+concept Dense = requires(B& b, Matrix<S const> m, Vector<S const> v, Matrix<S> out, Matrix<A> sums, Vector<A> vec, Index first,
+                         bool add) {
   linear(b, m, m, v, out);                        // y (M,N) = x (M,K) W^T + bias (N or null)
+  linear(b, m, m, v, sums);
   linear_input_gradient(b, m, m, out, add);       // dx (M,K) = or += dy (M,N) W
-  linear_weight_gradient(b, m, m, first, out);    // dW (n,K) += dy[:, first:first+n]^T x
+  linear_weight_gradient(b, m, m, first, sums);   // dW (n,K) += dy[:, first:first+n]^T x
   bias_gradient(b, m, first, vec);                // db (n) += column sums of dy[:, first:first+n]
 };
 
 /// Products of ragged experts, W (E,K,N), over the slots of a RoutingPlan; p runs over sorted slots,
 /// e is p's expert, x[p] means the row that a Rows map names for p.
-template <class B, class S = typename B::Scalar, class A = Silu>
-concept Experts = requires(B& b, RoutingPlan plan, Matrix<S const> m, Rows rows, TensorView<S const, 3> w, Vector<S const> v,
-                           Matrix<S> out, Vector<S> vec, TensorView<S, 3> dw, Index first, A act) {
+template <class B, class S = typename B::Scalar, class A = typename B::Accumulator, class Act = Silu>
+concept Experts = requires(B& b, RoutingPlan plan, Matrix<S const> m, Rows rows, TensorView<S const, 3> w, Vector<A const> v,
+                           Matrix<S> out, Vector<A> vec, TensorView<A, 3> dw, Index first, Act act) {
   // z = x[p] W[e] ; pre[p sorted] = z (or null) ; y[p] = gate[slot] act(z)      (gate null: 1)
   expert_forward(b, plan, act, m, rows, w, v, out, out, rows);
   // g = dy[p] W[e]^T ; h = act(z[p]) ; dgate[slot] = <g, h> ; dz[p] = gate g act'(z) ; scaled[p] = gate h
@@ -70,31 +80,33 @@ concept Experts = requires(B& b, RoutingPlan plan, Matrix<S const> m, Rows rows,
   expert_weight_gradient(b, plan, m, rows, m, rows, first, dw);    // dW[e-first] += sum_p x[p]^T dy[p]
 };
 
-template <class B, class S = typename B::Scalar, class A = Silu>
-concept Elementwise = requires(B& b, Matrix<S const> m, Matrix<S> out, Vector<S const> v, Vector<S> vec, Dropout drop, Index k,
-                               A act) {
+template <class B, class S = typename B::Scalar, class A = typename B::Accumulator, class Act = Silu>
+concept Elementwise = requires(B& b, Matrix<S const> m, Matrix<S> out, Matrix<A const> sum, Matrix<A> sums, Vector<A const> v,
+                               Vector<A> vec, Dropout drop, Index k, Act act) {
   combine(b, k, m, drop, m, out);            // out[t] = residual[t] + dropout(sum_s y[t*K+s]), s ascending
   combine_slots(b, k, m, out);               // out[t] += sum_s y[t*K+s]
   apply_dropout(b, drop, m, out);            // out = dropout(x); also its own backward
   activation_forward(b, act, m, out);        // y = act(z)
   activation_backward(b, act, m, m, out);    // dy, z -> dz = dy act'(z)
-  add(b, m, out);                            // out += x
-  scale_by(b, v, m, out);                    // out = x * factor[0], the factor in backend memory
-  dot(b, m, m, vec);                         // out[0] = <x, y> over all elements
+  add(b, sum, sums);                         // out += x
+  scale_by(b, v, sum, sums);                 // out = x * factor[0], the factor in backend memory
+  dot(b, sum, sum, vec);                     // out[0] = <x, y> over all elements
 };
 
 /// Layer norm over rows, biased variance: y = (x - mean) / sqrt(var + eps) * weight + bias.
-template <class B, class S = typename B::Scalar>
-concept Normalisation = requires(B& b, Matrix<S const> m, Vector<S const> v, Matrix<S> out, Vector<S> vec, double eps) {
+template <class B, class S = typename B::Scalar, class A = typename B::Accumulator>
+concept Normalisation = requires(B& b, Matrix<S const> m, Vector<S const> v, Matrix<S> out, Vector<A> vec, Vector<A const> sums,
+                                 double eps) {
   layer_norm(b, m, v, v, eps, out, vec, vec);                   // y, mean (N), 1/deviation (N)
-  layer_norm_backward(b, m, m, v, v, v, out, vec, vec);         // dy, x, weight, mean, 1/dev -> dx +=, dweight +=, dbias +=
+  layer_norm_backward(b, m, m, v, sums, sums, out, vec, vec);   // dy, x, weight, mean, 1/dev -> dx +=, dweight +=, dbias +=
 };
 
 /// Routing: top-k on logits, descending, ties to the lowest expert; counting sort; sums; gradients.
-template <class B, class S = typename B::Scalar>
-concept Routing = requires(B& b, Matrix<S const> m, Matrix<S> out, Vector<S> vec, Vector<S const> cvec, Matrix<ExpertId> ids,
+template <class B, class S = typename B::Scalar, class A = typename B::Accumulator>
+concept Routing = requires(B& b, Matrix<A const> m, Matrix<A> out, Vector<A> vec, Vector<A const> cvec, Matrix<ExpertId> ids,
                            Matrix<ExpertId const> cids, Index n, RandomKey key, Vector<ExpertId const> flat,
-                           Vector<std::int32_t> order, Vector<Index> offsets, RoutingStatistics stats, RoutingGradient grad) {
+                           Vector<std::int32_t> order, Vector<Index> offsets, RoutingStatistics stats, RoutingGradient grad,
+                           Matrix<S const> x, Matrix<S> y) {
   softmax(b, m, out, vec);                      // probs (N,E) = softmax(logits) ; lse (N) = logsumexp
   top_k(b, m, ids);                             // ids (N,K) by logits
   // the first K-n slots by logits; then n drawn without replacement with probability proportional to
@@ -106,43 +118,45 @@ concept Routing = requires(B& b, Matrix<S const> m, Matrix<S> out, Vector<S> vec
   // logits, probs, lse, ids, dgates, grad -> dlogits = p (v - <p, v>) + 2 grad.lse2 lse p, where
   // v_e = grad.probability_sum_e + grad.entropy (log p_e) + [e chosen as s] (dgate_s + grad.gate_sum_e)
   routing_backward(b, m, m, cvec, cids, m, grad, out);
-  normalise_rows(b, m, out, vec);               // y = x / max(|x|, 1e-12), norms (N)
-  normalise_rows_backward(b, m, m, cvec, out);  // dy, y, norms -> dx =
+  normalise_rows(b, x, y, vec);                 // y = x / max(|x|, 1e-12), norms (N)
+  normalise_rows_backward(b, x, x, cvec, y);    // dy, y, norms -> dx =
 };
 
 /// Stick-breaking attention (arXiv 2306.04640 section 2.2), l_ij = q_i . k_j / sqrt(d):
 ///   a_ij = sigmoid(l_ij) prod_{j<m<=i} (1 - sigmoid(l_im)) ; y_i = sum_j a_ij v_j (+ r_i v_i)
 /// strict: j, m < i. r_i = 1 - sum_j a_ij. log_stick (P,H) = ln r_i and stop (P,H) = first visited key,
 /// both kept for backward (null: not wanted).
-template <class B, class S = typename B::Scalar>
+template <class B, class S = typename B::Scalar, class A = typename B::Accumulator>
 concept Attention = requires(B& b, StickBreakingVariant variant, AttentionExtents extents, Vector<Sequence const> sequences,
-                             Matrix<S const> m, Matrix<S> out, Matrix<std::int32_t> stop, Matrix<std::int32_t const> cstop,
-                             TensorView<S, 4> weights) {
-  stick_breaking_forward(b, variant, extents, sequences, m, m, m, out, out, stop);       // q, k, v -> y, log_stick, stop
+                             Matrix<S const> m, Matrix<S> out, Matrix<A> log_stick, Matrix<A const> clog, Matrix<std::int32_t> stop,
+                             Matrix<std::int32_t const> cstop, TensorView<A, 4> weights) {
+  stick_breaking_forward(b, variant, extents, sequences, m, m, m, out, log_stick, stop);  // q, k, v -> y, log_stick, stop
   // dy, q, k, v, log_stick, stop -> dq =, dk +=, dv += (dk and dv may be one matrix)
-  stick_breaking_backward(b, variant, extents, sequences, m, m, m, m, m, cstop, out, out, out);
+  stick_breaking_backward(b, variant, extents, sequences, m, m, m, m, clog, cstop, out, out, out);
   append_rows(b, sequences, m, out);  // each sequence's new rows x[query rows] to the end of its rows of a cache
   // slow, for observation: a (K,H,T,S) of one sequence from q, k; sums exactly as written above
   stick_breaking_weights(b, variant, extents, Sequence{}, m, m, weights);
 };
 
-template <class B, class S = typename B::Scalar>
-concept Tokens = requires(B& b, Matrix<S const> table, Vector<TokenId const> ids, Matrix<S> out, Vector<std::int32_t const> rows,
-                          double scale) {
+template <class B, class S = typename B::Scalar, class A = typename B::Accumulator>
+concept Tokens = requires(B& b, Matrix<S const> table, Vector<TokenId const> ids, Matrix<S> out, Matrix<A> sums,
+                          Vector<std::int32_t const> rows, double scale, Vector<double> loss) {
   embedding(b, table, ids, out);                        // out[t] = table[ids[t]]
-  embedding_backward(b, ids, table, out);               // dtable[ids[t]] += dout[t], t ascending
+  embedding_backward(b, ids, table, sums);              // dtable[ids[t]] += dout[t], t ascending
   gather_rows(b, table, rows, out);                     // out[i] = x[rows[i]]
   scatter_rows(b, table, rows, out);                    // out[rows[i]] += x[i], rows distinct
   // logits = x W^T in chunks of rows, never stored whole; over labels != ignore_label:
-  // returns sum of -log softmax(logits)[label]; with gradients: d = scale (softmax - onehot),
+  // loss[0] = sum of -log softmax(logits)[label]; with gradients: d = scale (softmax - onehot),
   // dx = d W (or null), dW += d^T x (or null)
-  { cross_entropy(b, table, table, ids, scale, out, out) } -> std::convertible_to<double>;
+  cross_entropy(b, table, table, ids, scale, out, sums, loss);
 };
 
-template <class B, class S = typename B::Scalar>
-concept Update = requires(B& b, Vector<S> x, Vector<S const> g, AdamWStep step, S scale) {
-  adamw(b, step, g, x, x, x);      // gradient -> weight, m, v
-  { squared_norm(b, g) } -> std::convertible_to<double>;
+template <class B, class S = typename B::Scalar, class A = typename B::Accumulator>
+concept Update = requires(B& b, Vector<A> x, Vector<A const> g, Vector<S> rounded, AdamWStep step, Vector<double const> clip,
+                          Vector<double> sum) {
+  // gradient, times clip[0] -> weight, its copy rounded to S (or null), m, v; all stays if clip[0] is not finite
+  adamw(b, step, clip, g, x, rounded, x, x);
+  squared_norm(b, g, sum);         // sum[0] += |g|^2
 };
 
 }  // namespace concepts

@@ -97,17 +97,17 @@ inline nlohmann::json other_keys(std::filesystem::path const& folder) {
 /// The weights, brought to the host chunk by chunk.
 template <class Model>
 std::vector<OutputTensor> output_parameters(Model const& model, StorageType type) {
-  using S = typename Model::Scalar;
+  using A = typename Model::Accumulator;
   using B = typename Model::BackendType;
   auto const backend = std::make_shared<B>(1);
   std::vector<OutputTensor> tensors;
   for (std::size_t i = 0; i < model.table().count(); ++i) {
-    Vector<S const> const values = model.values(i);
+    Vector<A const> const values = model.values(i);
     auto store = [backend, values, type](Index first, std::span<std::byte> bytes) {
-      std::vector<S> host(bytes.size() / static_cast<std::size_t>(storage_size(type)));
+      std::vector<A> host(bytes.size() / static_cast<std::size_t>(storage_size(type)));
       auto const count = static_cast<Index>(host.size());
       to_host(*backend, values.rows(first, count), host.data());
-      output_tensor<S>({}, type, {count}, host.data()).store(0, bytes);
+      output_tensor<A>({}, type, {count}, host.data()).store(0, bytes);
     };
     tensors.push_back({model.table()[i].name, type, model.table()[i].shape, std::move(store)});
   }
@@ -122,7 +122,7 @@ inline std::string_view torch_name(StorageType type) {
 
 template <class Model, Visitable... States>
 void save(Model const& model, std::filesystem::path const& folder, SaveOptions const& options, States const&... states) {
-  StorageType const type = sizeof...(States) > 0 ? storage_type_of<typename Model::Scalar> : options.storage;
+  StorageType const type = sizeof...(States) > 0 ? storage_type_of<typename Model::Accumulator> : options.storage;
   expects(type == StorageType::f32 || type == StorageType::bf16 || type == StorageType::f64, "save ", folder,
           ": weights are written as f32, bf16 or f64, found ", data_type_name(type));
   std::array<std::string_view, sizeof...(States)> stems{state_file_stem<States>()...};

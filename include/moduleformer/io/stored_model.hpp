@@ -109,31 +109,31 @@ inline void complete_config(StoredConfig& stored, TensorSource const& source) {
 /// aligned stay in their files; the storage keeps these mapped.
 template <Backend B>
 ParameterStorage<B> read_parameters(TensorSource const& source, ParameterTable const& table, bool map) {
-  using S = typename B::Scalar;
+  using A = typename B::Accumulator;
   constexpr bool can_map = requires { requires B::Memory::is_host_memory; };
-  std::vector<S const*> places(table.count(), nullptr);
+  std::vector<A const*> places(table.count(), nullptr);
   auto files = std::make_shared<std::set<std::shared_ptr<MappedFile const>>>();
   for (std::size_t i = 0; can_map && map && i < table.count(); ++i) {
     StoredTensor const& tensor = source.at(table[i].name);
     auto const address = reinterpret_cast<std::uintptr_t>(tensor.data());
-    if (tensor.data_type.type != storage_type_of<S> || address % alignof(S) != 0) continue;
-    places[i] = reinterpret_cast<S const*>(tensor.data());
+    if (tensor.data_type.type != storage_type_of<A> || address % alignof(A) != 0) continue;
+    places[i] = reinterpret_cast<A const*>(tensor.data());
     files->insert(tensor.file);
   }
   ParameterStorage<B> storage(table, places, files->empty() ? nullptr : files);
   B backend(1);
-  std::vector<S> staged;
+  std::vector<A> staged;
   for (std::size_t i = 0; i < table.count(); ++i) {
     if (places[i] != nullptr) continue;
     StoredTensor const& tensor = source.at(table[i].name);
     auto const size = static_cast<std::size_t>(tensor.size);
-    S* const place = storage.writable(table, i);
+    A* const place = storage.writable(table, i);
     if constexpr (can_map) {
-      tensor.read(std::span<S>{place, size});
+      tensor.read(std::span<A>{place, size});
     } else {
       staged.resize(size);
-      tensor.read(std::span<S>{staged});
-      from_host(backend, static_cast<S const*>(staged.data()), Vector<S>{place, {tensor.size}});
+      tensor.read(std::span<A>{staged});
+      from_host(backend, static_cast<A const*>(staged.data()), Vector<A>{place, {tensor.size}});
     }
   }
   return storage;

@@ -18,6 +18,7 @@ template <class Policies, Backend B>
 class Block {
  public:
   using S = typename B::Scalar;
+  using A = typename B::Accumulator;
   using Norm = typename Policies::Norm;
   using AttentionLayer = Attention<Policies, B>;
   using FeedForwardLayer = FeedForward<Policies, B>;
@@ -32,11 +33,11 @@ class Block {
   struct Context {
     Matrix<S const> x;   // the block's input (N,D)
     Matrix<S> normed_1;  // norm_1(x)
-    typename Norm::template Context<S> norm_1;
+    typename Norm::template Context<B> norm_1;
     typename AttentionLayer::Context attention;
     Matrix<S> h;
     Matrix<S> normed_2;  // norm_2(h)
-    typename Norm::template Context<S> norm_2;
+    typename Norm::template Context<B> norm_2;
     typename FeedForwardLayer::Context feed_forward;
   };
 
@@ -71,7 +72,7 @@ class Block {
   }
 
   /// d (N,D): on entry the gradient of `out`, on return that of x. Accumulates into the gradients.
-  void backward(Pass<B>& pass, Parameters<Values<S>> const& p, Parameters<Gradients<S>> const& gradients,
+  void backward(Pass<B>& pass, Parameters<Values<S>> const& p, Parameters<Gradients<A>> const& gradients,
                 Context const& context, Vector<Sequence const> sequences, double loss_weight, Matrix<S> d) const {
     auto const scratch = pass.scope();
     Matrix<S> const dnormed = pass.template allocate<S>(d.extent(0), hidden_size_);

@@ -66,7 +66,7 @@ namespace detail {
 template <class Model>
 class Generation {
  public:
-  using S = typename Model::Scalar;
+  using A = typename Model::Accumulator;
   using Prompts = std::vector<std::vector<TokenId>>;
 
   Generation(Model const& model, typename Model::SessionType& session, Prompts const& prompts, GenerationOptions const& options)
@@ -79,7 +79,7 @@ class Generation {
   template <class Callback>
   std::vector<Generated> run(Callback& callback) {
     while (!extensions_.empty()) {
-      Matrix<S const> const logits = model_.extend(session_, cache_, extensions_);
+      Matrix<A const> const logits = model_.extend(session_, cache_, extensions_);
       host_.resize(static_cast<std::size_t>(logits.size()));
       to_host(session_.backend(), logits.reshape(logits.size()), host_.data());
       auto const vocab_size = static_cast<std::size_t>(logits.extent(1));
@@ -118,7 +118,7 @@ class Generation {
 
   /// Appends the sequence's next token; whether it goes on.
   template <class Callback>
-  bool pick(Index sequence, std::span<S const> logits, Callback& callback) {
+  bool pick(Index sequence, std::span<A const> logits, Callback& callback) {
     auto const at = static_cast<std::size_t>(sequence);
     auto& tokens = sequences_[at];
     Generated& result = results_[at];
@@ -156,7 +156,7 @@ class Generation {
   Prompts sequences_;                       // prompts and what was added
   std::vector<Generated> results_;
   std::vector<CacheExtension> extensions_;  // of the unfinished sequences
-  std::vector<S> host_;                     // their logits
+  std::vector<A> host_;                     // their logits
 };
 
 }  // namespace detail

@@ -29,7 +29,7 @@ struct HeadParameters {
 };
 
 /// Rows of h that the head reads: gathered, or h itself.
-template <Backend B, class S = typename B::Scalar>
+template <Backend B, class S = typename B::Scalar, class A = typename B::Accumulator>
 Matrix<S const> head_rows(Pass<B>& pass, Matrix<S const> h, HeadInput const& input) {
   if (!input.rows) return h;
   Matrix<S> const picked = pass.template allocate<S>(input.rows.size(), h.extent(1));
@@ -37,34 +37,33 @@ Matrix<S const> head_rows(Pass<B>& pass, Matrix<S const> h, HeadInput const& inp
   return picked;
 }
 
-/// logits (rows, outputs).
-template <Backend B, class S = typename B::Scalar>
-Matrix<S> head_logits(Pass<B>& pass, HeadParameters<Values<S>> const& p, Matrix<S const> h, HeadInput const& input) {
+/// logits (rows, outputs), in what the backend adds in.
+template <Backend B, class S = typename B::Scalar, class A = typename B::Accumulator>
+Matrix<A> head_logits(Pass<B>& pass, HeadParameters<Values<S>> const& p, Matrix<S const> h, HeadInput const& input) {
   Index const rows = input.rows ? input.rows.size() : h.extent(0);
-  Matrix<S> const logits = pass.template allocate<S>(rows, p.weight.extent(0));
+  Matrix<A> const logits = pass.template allocate<A>(rows, p.weight.extent(0));
   auto const scratch = pass.scope();
   linear(pass.backend, head_rows(pass, h, input), p.weight, {}, logits);
   return logits;
 }
 
-/// Sum of the counted cross-entropies. With gradients: those of scale * sum, dh (N,D) overwritten.
-template <Backend B, class S = typename B::Scalar>
-double head_loss(Pass<B>& pass, HeadParameters<Values<S>> const& p, HeadParameters<Gradients<S>> const* gradients,
-                 Matrix<S const> h, HeadInput const& input, double scale, Matrix<S> dh) {
+/// sum[0] = the counted cross-entropies' sum. With gradients: those of scale * sum, dh (N,D) overwritten.
+template <Backend B, class S = typename B::Scalar, class A = typename B::Accumulator>
+void head_loss(Pass<B>& pass, HeadParameters<Values<S>> const& p, HeadParameters<Gradients<A>> const* gradients,
+               Matrix<S const> h, HeadInput const& input, double scale, Matrix<S> dh, Vector<double> sum) {
   auto const scratch = pass.scope();
   if (gradients != nullptr && gradients->weight)
     expects(gradients->weight.first == 0 && gradients->weight.extent(0) == p.weight.extent(0),
             "the head's weight: expected all rows trainable or none");
-  Matrix<S> const dweight = gradients != nullptr ? Matrix<S>(gradients->weight) : Matrix<S>{};
+  Matrix<A> const dweight = gradients != nullptr ? Matrix<A>(gradients->weight) : Matrix<A>{};
   Matrix<S const> const x = head_rows(pass, h, input);
-  if (!input.rows) return cross_entropy(pass.backend, x, p.weight, input.targets, scale, dh, dweight);
+  if (!input.rows) return cross_entropy(pass.backend, x, p.weight, input.targets, scale, dh, dweight, sum);
   Matrix<S> const dx = dh ? pass.template allocate<S>(x.extent(0), x.extent(1)) : Matrix<S>{};
-  double const sum = cross_entropy(pass.backend, x, p.weight, input.targets, scale, dx, dweight);
+  cross_entropy(pass.backend, x, p.weight, input.targets, scale, dx, dweight, sum);
   if (dh) {
     fill(pass.backend, dh.reshape(dh.size()), S(0));
     scatter_rows(pass.backend, dx, input.rows, dh);
   }
-  return sum;
 }
 
 }  // namespace detail

@@ -32,19 +32,33 @@ struct GradientScale {
 };
 
 /// Options of a forward.
-template <class S>
+template <class A>
 struct ForwardOptions {
-  Observation<S>* observation = nullptr;
+  Observation<A>* observation = nullptr;
   std::span<BlockRoutes const> routes{};  // (L) given experts of the packed tokens, in place of the routers' choice
 };
 
+namespace detail {
+
+/// *sum = x[0] + x[1] + ...
+struct SumUp {
+  Vector<double const> x;
+  double* sum;
+  MODULEFORMER_HOST_DEVICE void operator()() const {
+    *sum = 0;
+    for (Index i = 0; i < x.size(); ++i) *sum += x[i];
+  }
+};
+
+}  // namespace detail
+
 /// Logits in host memory: (rows, tokens, outputs); a classifier has one token a row. Masked tokens: 0.
-template <class S>
+template <class A>
 struct Logits {
   Index rows = 0;
   Index tokens = 0;
   Index outputs = 0;
-  std::vector<S> values;
+  std::vector<A> values;
 };
 
 template <class Head, Shape shape, class PolicySet, Backend B>
@@ -52,7 +66,9 @@ class Model {
  public:
   using BackendType = B;
   using Scalar = typename B::Scalar;
+  using Accumulator = typename B::Accumulator;  // of values that leave the model: logits, observations, weights
   using S = Scalar;
+  using A = Accumulator;
   using PoliciesType = PolicySet;
   using HeadType = Head;
   using TransformerType = Transformer<shape, PolicySet, B>;
@@ -65,7 +81,7 @@ class Model {
     typename TransformerType::template Parameters<Access> transformer;
     detail::HeadParameters<Access> head;
   };
-  using Gradient = GradientStorage<B, Parameters<Gradients<S>>>;
+  using Gradient = GradientStorage<B, Parameters<Gradients<A>>>;
 
   /// A model with the given values' places; `declare` gives the table they follow. Throws Error for
   /// sizes, settings or policies that no model can have.
@@ -75,6 +91,10 @@ class Model {
   Model(Config config, Settings settings, PolicySet policies, ParameterStorage<B> storage)
       : state_(std::make_unique<State>(config, settings, policies)) {
     set_storage(std::move(storage));
+    if constexpr (ParameterStorage<B>::has_copies) {
+      B backend(1);
+      refresh(backend);
+    }
   }
   /// The table of a model that is not made yet.
   static ParameterTable declare(Config const& config, Settings const& settings, PolicySet const& policies) {
@@ -89,13 +109,14 @@ class Model {
   static Model random(std::uint64_t seed, Config config, Settings settings = {}, PolicySet policies = {}) {
     Model model(std::move(config), settings, std::move(policies));
     B backend(1);
-    std::vector<S> host;
+    std::vector<A> host;
     for (std::size_t i = 0; i < model.table().count(); ++i) {
       Segment const& segment = model.table()[i];
       host.resize(static_cast<std::size_t>(segment.size()));
       initialize(segment, i, seed, settings.initializer_range, host.data());
-      from_host(backend, static_cast<S const*>(host.data()), model.writable(i));
+      from_host(backend, static_cast<A const*>(host.data()), model.writable(i));
     }
+    model.refresh(backend);
     return model;
   }
 
@@ -118,53 +139,78 @@ class Model {
   [[nodiscard]] Index outputs() const { return Head::outputs(config()); }
 
   /// Values of one segment, in backend memory.
-  [[nodiscard]] Vector<S const> values(std::size_t segment) const {
+  [[nodiscard]] Vector<A const> values(std::size_t segment) const {
     return {state_->storage.place(segment), {table()[segment].size()}};
   }
-  /// The same for writing; throws Error if they lie in a mapped file.
-  [[nodiscard]] Vector<S> writable(std::size_t segment) {
+  /// The same for writing, followed by refresh(); throws Error if they lie in a mapped file.
+  [[nodiscard]] Vector<A> writable(std::size_t segment) {
     return {state_->storage.writable(table(), segment), {table()[segment].size()}};
+  }
+  /// The values rounded to what products read; null where these read the values themselves.
+  [[nodiscard]] Vector<S> rounded(std::size_t segment) {
+    S* const place = state_->storage.copy(segment);
+    return {place, {place != nullptr ? table()[segment].size() : 0}};
+  }
+  /// Makes the rounded values anew after writing.
+  void refresh(B& backend) {
+    for (std::size_t i = 0; i < table().count(); ++i)
+      if (auto const to = rounded(i)) convert(backend, values(i), to);
   }
   /// Gradient storage for this model, uninitialised.
   [[nodiscard]] Gradient make_gradient() const {
-    Parameters<Gradients<S>> views{};
+    Parameters<Gradients<A>> views{};
     return Gradient(table(), std::move(views), [this](auto& v, auto& visitor) { state_->visit_parameters(v, visitor); });
   }
 
   /// Logits of every token (or row). Throws Error for a batch that does not fit.
-  [[nodiscard]] Logits<S> logits(SessionType& session, Batch const& batch, ForwardOptions<S> options = {}) const {
+  [[nodiscard]] Logits<A> logits(SessionType& session, Batch const& batch, ForwardOptions<A> options = {}) const {
     Run run(*this, session, batch, false, options);
     auto const result = detail::head_logits(run.pass, state_->parameters.head, Matrix<S const>(run.context.hidden), run.head);
     return to_host_logits(session, batch, result);
   }
 
   /// Losses without gradients; as in evaluation (no dropout, no sampled slots).
-  [[nodiscard]] LossReport loss(SessionType& session, Batch const& batch, ForwardOptions<S> options = {}) const {
+  [[nodiscard]] LossReport loss(SessionType& session, Batch const& batch, ForwardOptions<A> options = {}) const {
     Run run(*this, session, batch, true, options);
     check_counted(run.counted);
-    double const sum = detail::head_loss<B, S>(run.pass, state_->parameters.head, nullptr, run.context.hidden, run.head, 0, {});
-    return report(session, run, sum, {});
+    Vector<double> const sums = run.pass.template allocate<double>(2);
+    detail::head_loss<B, S, A>(run.pass, state_->parameters.head, nullptr, Matrix<S const>(run.context.hidden), run.head, 0, {},
+                         sums.rows(0, 1));
+    invoke(run.pass.backend, detail::SumUp{run.context.losses, sums.data() + 1});
+    return read_report(session, run.counted, sums, {});
   }
 
   /// Losses, and their gradients accumulated into `gradient`; `training` switches dropout and sampled
   /// slots on, drawn from the session's random key.
   LossReport gradients(SessionType& session, Batch const& batch, Gradient& gradient, GradientScale scale = {},
-                       bool training = false, ForwardOptions<S> options = {}) const {
+                       bool training = false, ForwardOptions<A> options = {}) const {
     Run run(*this, session, batch, true, options, true, training);
-    if (scale.counted == 0) check_counted(run.counted);
-    double const divisor = scale.counted == 0 ? static_cast<double>(run.counted) : scale.counted;
-    auto const& views = gradient.views();
-    Matrix<S> const dhidden = run.pass.template allocate<S>(run.context.hidden.extent(0), run.context.hidden.extent(1));
-    double const sum = detail::head_loss<B, S>(run.pass, state_->parameters.head, &views.head, run.context.hidden, run.head,
-                                            1 / divisor, dhidden);
-    transformer().backward(run.pass, state_->parameters.transformer, views.transformer, run.context, run.input, dhidden,
-                           routing_weight() * scale.auxiliary);
-    return report(session, run, sum, scale);
+    Vector<double> const sums = run.pass.template allocate<double>(2);
+    differentiate(run, gradient, scale, sums);
+    return read_report(session, run.counted, sums, scale);
+  }
+
+  /// The same without waiting for the backend: returns the targets that count; sums[0] becomes the summed
+  /// cross-entropy, sums[1] the routing losses' sum, both in backend memory. report() makes a LossReport of them.
+  Index accumulate_gradients(SessionType& session, Batch const& batch, Gradient& gradient, GradientScale scale, bool training,
+                             Vector<double> sums, ForwardOptions<A> options = {}) const {
+    Run run(*this, session, batch, true, options, true, training);
+    differentiate(run, gradient, scale, sums);
+    return run.counted;
+  }
+
+  /// From what accumulate_gradients left, brought to the host.
+  [[nodiscard]] LossReport report(Index counted, double cross_entropy, double auxiliary, GradientScale scale) const {
+    double const divisor = scale.counted == 0 ? static_cast<double>(counted) : scale.counted;
+    return {.task = counted == 0 ? 0 : cross_entropy / static_cast<double>(counted),
+            .auxiliary = auxiliary,
+            .total = cross_entropy / divisor + routing_weight() * scale.auxiliary * auxiliary,
+            .counted = counted};
   }
 
   /// Appends new tokens to the cached sequences and returns the logits (active, V) of each one's last
   /// token; valid until the session's next use. See KvCache.
-  [[nodiscard]] Matrix<S const> extend(SessionType& session, KvCache<B>& cache, std::span<CacheExtension const> extensions) const
+  [[nodiscard]] Matrix<A const> extend(SessionType& session, KvCache<B>& cache, std::span<CacheExtension const> extensions) const
     requires(!Head::classifies)
   {
     auto& backend = session.backend();
@@ -184,7 +230,7 @@ class Model {
     ParameterStorage<B> owned(table());
     B backend(1);
     for (std::size_t i = 0; i < table().count(); ++i)
-      copy(backend, values(i), Vector<S>{owned.writable(table(), i), {table()[i].size()}});
+      copy(backend, values(i), Vector<A>{owned.writable(table(), i), {table()[i].size()}});
     set_storage(std::move(owned));
   }
 
@@ -214,7 +260,7 @@ class Model {
 
   /// One forward of a batch through the transformer.
   struct Run {
-    Run(Model const& model, SessionType& session, Batch const& batch, bool with_targets, ForwardOptions<S> options,
+    Run(Model const& model, SessionType& session, Batch const& batch, bool with_targets, ForwardOptions<A> options,
         bool keep = false, bool training = false)
         : pass{session.backend(), model.state_->settings, keep, training, session.random} {
       pass.backend.workspace().release({});
@@ -287,23 +333,30 @@ class Model {
     return {.ids = upload_vector(pass, packed.ids), .sequences = upload_vector(pass, packed.sequences), .packed = &packed};
   }
 
-  LossReport report(SessionType& session, Run& run, double sum, GradientScale scale) const {
-    session.router_losses.resize(static_cast<std::size_t>(run.context.losses.size()));
-    to_host(session.backend(), Vector<double const>(run.context.losses), session.router_losses.data());
-    LossReport report{.counted = run.counted};
-    for (double const loss : session.router_losses) report.auxiliary += loss;
-    report.task = run.counted == 0 ? 0 : sum / static_cast<double>(run.counted);
+  void differentiate(Run& run, Gradient& gradient, GradientScale scale, Vector<double> sums) const {
+    if (scale.counted == 0) check_counted(run.counted);
     double const divisor = scale.counted == 0 ? static_cast<double>(run.counted) : scale.counted;
-    report.total = sum / divisor + routing_weight() * scale.auxiliary * report.auxiliary;
-    return report;
+    auto const& views = gradient.views();
+    Matrix<S> const dhidden = run.pass.template allocate<S>(run.context.hidden.extent(0), run.context.hidden.extent(1));
+    detail::head_loss<B, S, A>(run.pass, state_->parameters.head, &views.head, Matrix<S const>(run.context.hidden), run.head, 1 / divisor,
+                         dhidden, sums.rows(0, 1));
+    invoke(run.pass.backend, detail::SumUp{run.context.losses, sums.data() + 1});
+    transformer().backward(run.pass, state_->parameters.transformer, views.transformer, run.context, run.input, dhidden,
+                           routing_weight() * scale.auxiliary);
   }
 
-  Logits<S> to_host_logits(SessionType& session, Batch const& batch, Matrix<S const> result) const {
+  LossReport read_report(SessionType& session, Index counted, Vector<double const> sums, GradientScale scale) const {
+    double host[2];
+    to_host(session.backend(), sums, host);
+    return report(counted, host[0], host[1], scale);
+  }
+
+  Logits<A> to_host_logits(SessionType& session, Batch const& batch, Matrix<A const> result) const {
     Index const outputs = result.extent(1);
-    std::vector<S> host(static_cast<std::size_t>(result.size()));
+    std::vector<A> host(static_cast<std::size_t>(result.size()));
     to_host(session.backend(), result.reshape(result.size()), host.data());
     if constexpr (Head::classifies) return {result.extent(0), 1, outputs, std::move(host)};
-    Logits<S> logits{batch.rows, batch.tokens, outputs, std::vector<S>(batch.ids.size() * static_cast<std::size_t>(outputs))};
+    Logits<A> logits{batch.rows, batch.tokens, outputs, std::vector<A>(batch.ids.size() * static_cast<std::size_t>(outputs))};
     for (Index i = 0; i < session.packed.tokens(); ++i)
       std::copy_n(host.begin() + i * outputs, outputs,
                   logits.values.begin() + session.packed.positions[static_cast<std::size_t>(i)] * outputs);
@@ -320,7 +373,7 @@ class Model {
   }
   struct PlaceOf {
     ParameterStorage<B> const* storage;
-    S const* operator()(std::size_t i) const { return storage->place(i); }
+    S const* operator()(std::size_t i) const { return storage->readable(i); }
   };
 
   std::unique_ptr<State> state_;

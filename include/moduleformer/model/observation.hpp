@@ -6,28 +6,30 @@
 #include <moduleformer/model/batch.hpp>
 #include <moduleformer/model/block.hpp>
 
+#include <algorithm>
 #include <string>
+#include <type_traits>
 #include <vector>
 
 namespace moduleformer {
 
 /// What one router did.
-template <class S>
+template <class A>
 struct RouterObservation {
   std::string name;                  // as in checkpoints: transformer.h.{i}.attn.q_proj.gate, ...mlpf.gate
   Index expert_count = 0;            // E
   Index top_k = 0;                   // K
   std::vector<ExpertId> experts{};     // (B*T,K)
-  std::vector<S> gates{};              // (B*T,K)
-  std::vector<S> probabilities{};      // (B*T,E)
+  std::vector<A> gates{};              // (B*T,K)
+  std::vector<A> probabilities{};      // (B*T,E)
   std::vector<double> load{};          // (E) tokens that chose each expert
   std::vector<double> mean_probability{};  // (E)
   double conditional_entropy = 0;    // H(e|x), nats
   double loss = 0;                   // unweighted
 };
 
-/// Set what is wanted, pass it to a forward, read it afterwards.
-template <class S>
+/// Set what is wanted, pass it to a forward, read it afterwards. A: the backend's Accumulator.
+template <class A>
 struct Observation {
   bool want_hidden_states = false;
   bool want_routing = true;
@@ -35,9 +37,9 @@ struct Observation {
 
   Index rows = 0;                                // B
   Index tokens = 0;                              // T
-  std::vector<std::vector<S>> hidden_states{};   // L+1 of (B*T,D): each block's input, the final norm's output
-  std::vector<RouterObservation<S>> routers{};   // 2L: attention, feed-forward of each layer
-  std::vector<std::vector<S>> attentions{};      // L of (B,K,H,T,T)
+  std::vector<std::vector<A>> hidden_states{};   // L+1 of (B*T,D): each block's input, the final norm's output
+  std::vector<RouterObservation<A>> routers{};   // 2L: attention, feed-forward of each layer
+  std::vector<std::vector<A>> attentions{};      // L of (B,K,H,T,T)
 
   void begin(Batch const& batch) {
     rows = batch.rows;
@@ -49,8 +51,8 @@ struct Observation {
 
   /// x (N,D) of packed tokens.
   template <Backend B>
-  void add_hidden_state(B& backend, PackedTokens const& packed, Matrix<S const> x) {
-    if (want_hidden_states) hidden_states.push_back(spread<S>(backend, packed, x, S(0)));
+  void add_hidden_state(B& backend, PackedTokens const& packed, Matrix<typename B::Scalar const> x) {
+    if (want_hidden_states) hidden_states.push_back(spread<A>(backend, packed, x, A(0)));
   }
 
   template <Backend B, class BlockType>
@@ -65,23 +67,26 @@ struct Observation {
   }
 
  private:
-  template <class T, Backend B>
-  static std::vector<T> spread(B& backend, PackedTokens const& packed, Matrix<T const> x, T absent) {
+  template <class T, Backend B, class Stored>
+  static std::vector<T> spread(B& backend, PackedTokens const& packed, Matrix<Stored> x, T absent) {
     Index const width = x.extent(1);
-    std::vector<T> host(static_cast<std::size_t>(x.size())), result(static_cast<std::size_t>(packed.batch_size * width), absent);
-    to_host(backend, x.reshape(x.size()), host.data());
+    std::vector<std::remove_const_t<Stored>> host(static_cast<std::size_t>(x.size()));
+    std::vector<T> result(static_cast<std::size_t>(packed.batch_size * width), absent);
+    to_host(backend, Vector<Stored const>(x.reshape(x.size())), host.data());
     for (Index i = 0; i < packed.tokens(); ++i)
-      std::copy_n(host.begin() + i * width, width, result.begin() + packed.positions[static_cast<std::size_t>(i)] * width);
+      std::transform(host.begin() + i * width, host.begin() + (i + 1) * width,
+                     result.begin() + packed.positions[static_cast<std::size_t>(i)] * width,
+                     [](auto value) { return static_cast<T>(value); });
     return result;
   }
 
   template <Backend B, class Context>
   void add_router(B& backend, PackedTokens const& packed, std::string name, Context const& context) {
     RoutingPlan const& plan = context.plan;
-    RouterObservation<S> seen{std::move(name), plan.experts, plan.top_k};
+    RouterObservation<A> seen{std::move(name), plan.experts, plan.top_k};
     seen.experts = spread<ExpertId>(backend, packed, context.choice.experts, -1);
-    seen.gates = spread<S>(backend, packed, context.choice.gates, S(0));
-    seen.probabilities = spread<S>(backend, packed, context.choice.probabilities, S(0));
+    seen.gates = spread<A>(backend, packed, context.choice.gates, A(0));
+    seen.probabilities = spread<A>(backend, packed, context.choice.probabilities, A(0));
     seen.load.resize(static_cast<std::size_t>(plan.experts));
     seen.mean_probability.resize(static_cast<std::size_t>(plan.experts));
     to_host(backend, Vector<double const>(context.statistics.count), seen.load.data());
@@ -98,15 +103,15 @@ struct Observation {
   void add_attention(B& backend, PackedTokens const& packed, Layer const& layer, typename Layer::Context const& context) {
     AttentionExtents const extents = layer.extents();
     Index const maps = extents.rows_per_token * extents.heads;  // (K,H)
-    std::vector<S> all(static_cast<std::size_t>(rows * maps * tokens * tokens), S(0));
+    std::vector<A> all(static_cast<std::size_t>(rows * maps * tokens * tokens), A(0));
     for (Sequence const& sequence : packed.sequences) {
       Index const n = sequence.query_count;
       if (n == 0) continue;
       Scope<typename B::Memory> const scratch(backend.workspace());
-      auto const weights = backend.workspace().template allocate<S>(extents.rows_per_token, extents.heads, n, n);
+      auto const weights = backend.workspace().template allocate<A>(extents.rows_per_token, extents.heads, n, n);
       stick_breaking_weights(backend, layer.variant(), extents, sequence, context.q, context.k, weights);
-      std::vector<S> host(static_cast<std::size_t>(weights.size()));
-      to_host(backend, Vector<S const>(weights.reshape(weights.size())), host.data());
+      std::vector<A> host(static_cast<std::size_t>(weights.size()));
+      to_host(backend, Vector<A const>(weights.reshape(weights.size())), host.data());
       auto place = [&](Index i) { return packed.positions[static_cast<std::size_t>(sequence.query_begin + i)]; };
       for (Index m = 0; m < maps; ++m)
         for (Index i = 0; i < n; ++i)

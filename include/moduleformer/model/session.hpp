@@ -32,7 +32,6 @@ class Session {
   RandomKey random{};                       // seed, and a step that training counts up
   PackedTokens packed;                      // of the current batch
   std::vector<std::int32_t> rows;           // rows that the head reads
-  std::vector<double> router_losses;        // (2L) of the last forward
 
  private:
   B backend_;

@@ -16,6 +16,7 @@ template <Shape shape, class PolicySet, Backend B>
 class Transformer {
  public:
   using S = typename B::Scalar;
+  using A = typename B::Accumulator;
   using BlockType = Block<PolicySet, B>;
   using Norm = typename PolicySet::Norm;
 
@@ -43,7 +44,7 @@ class Transformer {
     Vector<KeptBlock> blocks;  // (L), if kept
     Vector<double> losses;     // (2L) each router's loss, unweighted
     Matrix<S> last;            // input of the final norm (N,D)
-    typename Norm::template Context<S> norm;
+    typename Norm::template Context<B> norm;
     Matrix<S> hidden;          // its output (N,D)
   };
 
@@ -73,7 +74,7 @@ class Transformer {
     });
   }
 
-  Context forward(Pass<B>& pass, Parameters<Values<S>> const& p, Input const& input, Observation<S>* observation) const {
+  Context forward(Pass<B>& pass, Parameters<Values<S>> const& p, Input const& input, Observation<A>* observation) const {
     B& backend = pass.backend;
     Index const n = input.ids.size(), d = extents_.hidden_size, layers = extents_.layers;
     bool const keep = pass.keep, recompute = keep && policies_->checkpointing.recompute();
@@ -98,10 +99,8 @@ class Transformer {
       }
       auto const mark = backend.workspace().mark();
       auto const block = forward_block(pass, p, input, i, x, input.routes != nullptr ? input.routes[i] : BlockRoutes{}, next);
-      invoke(backend, [to = context.losses, i, a = block.attention.router.loss, f = block.feed_forward.router.loss] {
-        to[2 * i] = *a;
-        to[2 * i + 1] = *f;
-      });
+      copy(backend, Vector<double const>{block.attention.router.loss, {1}}, context.losses.rows(2 * i, 1));
+      copy(backend, Vector<double const>{block.feed_forward.router.loss, {1}}, context.losses.rows(2 * i + 1, 1));
       if (observation != nullptr) observation->add_block(backend, *input.packed, i, block_at(i), block);
       if (pass.keep) {
         context.blocks[i].context = block;
@@ -120,7 +119,7 @@ class Transformer {
   }
 
   /// dhidden (N,D) is the gradient of context.hidden; accumulates into the gradients.
-  void backward(Pass<B>& pass, Parameters<Values<S>> const& p, Parameters<Gradients<S>> const& gradients,
+  void backward(Pass<B>& pass, Parameters<Values<S>> const& p, Parameters<Gradients<A>> const& gradients,
                 Context const& context, Input const& input, Matrix<S const> dhidden, double loss_weight) const {
     auto const scratch = pass.scope();
     B& backend = pass.backend;

@@ -21,10 +21,11 @@ struct LayerNorm {
   };
 
   /// What backward needs beside the input.
-  template <class S>
+  template <class B>
   struct Context {
-    Vector<S> mean;              // (N)
-    Vector<S> inverse_deviation; // (N)
+    using A = typename B::Accumulator;
+    Vector<A> mean;              // (N)
+    Vector<A> inverse_deviation; // (N)
   };
 
   template <class Views, class Visitor>
@@ -34,20 +35,20 @@ struct LayerNorm {
   }
 
   /// x, y (N,D).
-  template <Backend B, class S = typename B::Scalar>
-  static Context<S> forward(Pass<B>& pass, Parameters<Values<S>> const& p, Matrix<S const> x, Matrix<S> y) {
+  template <Backend B, class S = typename B::Scalar, class A = typename B::Accumulator>
+  static Context<B> forward(Pass<B>& pass, Parameters<Values<S>> const& p, Matrix<S const> x, Matrix<S> y) {
     Index const n = x.extent(0);
-    Context<S> context{pass.template allocate<S>(n), pass.template allocate<S>(n)};
+    Context<B> context{pass.template allocate<A>(n), pass.template allocate<A>(n)};
     layer_norm(pass.backend, x, p.weight, p.bias, epsilon, y, context.mean, context.inverse_deviation);
     return context;
   }
 
   /// Accumulates into dx (N,D) and the gradients.
-  template <Backend B, class S = typename B::Scalar>
-  static void backward(Pass<B>& pass, Parameters<Values<S>> const& p, Parameters<Gradients<S>> const& gradients,
-                       Context<S> const& context, Matrix<S const> x, Matrix<S const> dy, Matrix<S> dx) {
-    layer_norm_backward(pass.backend, dy, x, p.weight, Vector<S const>(context.mean),
-                        Vector<S const>(context.inverse_deviation), dx, gradients.weight, gradients.bias);
+  template <Backend B, class S = typename B::Scalar, class A = typename B::Accumulator>
+  static void backward(Pass<B>& pass, Parameters<Values<S>> const& p, Parameters<Gradients<A>> const& gradients,
+                       Context<B> const& context, Matrix<S const> x, Matrix<S const> dy, Matrix<S> dx) {
+    layer_norm_backward(pass.backend, dy, x, p.weight, context.mean, context.inverse_deviation, dx, gradients.weight,
+                        gradients.bias);
   }
 };
 

@@ -1,14 +1,17 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 // Where parameter values and gradients lie. Values: one owned, aligned arena, or read-only places of
-// mapped files that the storage keeps alive. Gradients: an arena of the trainable rows. The table
-// gives every offset; no buffer's address is derived from another's.
+// mapped files that the storage keeps alive; where a backend's two scalars differ, also copies rounded to S, which
+// products read. Gradients: an arena of the trainable rows. The table gives every offset; no buffer's address is
+// derived from another's.
 
 #include <moduleformer/backend/backend.hpp>
 #include <moduleformer/backend/buffer.hpp>
 #include <moduleformer/nn/parameters.hpp>
 
+#include <algorithm>
 #include <cmath>
+#include <concepts>
 #include <memory>
 #include <numbers>
 #include <utility>
@@ -20,46 +23,69 @@ template <Backend B>
 class ParameterStorage {
  public:
   using S = typename B::Scalar;
+  using A = typename B::Accumulator;
+  /// Whether products read copies rounded to S.
+  static constexpr bool has_copies = !std::same_as<S, A>;
 
   ParameterStorage() = default;
   /// Owned, uninitialised values for every segment.
   explicit ParameterStorage(ParameterTable const& table)
-      : ParameterStorage(table, std::vector<S const*>(table.count(), nullptr), nullptr) {}
+      : ParameterStorage(table, std::vector<A const*>(table.count(), nullptr), nullptr) {}
   /// `mapped[i]` is segment i's read-only place, or null for an owned one; `keep_alive` holds the memory.
-  ParameterStorage(ParameterTable const& table, std::vector<S const*> mapped, std::shared_ptr<void const> keep_alive)
+  ParameterStorage(ParameterTable const& table, std::vector<A const*> mapped, std::shared_ptr<void const> keep_alive)
       : places_(std::move(mapped)), keep_alive_(std::move(keep_alive)) {
     expects(places_.size() == table.count(), "parameter storage: expected ", table.count(), " places, found ", places_.size());
     owned_.assign(table.count(), nullptr);
     Index size = 0;
     for (std::size_t i = 0; i < table.count(); ++i)
       if (places_[i] == nullptr) size += padded(table[i].size());
-    arena_ = Buffer<S, typename B::Memory>(size);
-    S* next = arena_.data();
+    arena_ = Buffer<A, typename B::Memory>(size);
+    A* next = arena_.data();
     for (std::size_t i = 0; i < table.count(); ++i) {
       if (places_[i] != nullptr) continue;
       places_[i] = owned_[i] = next;
       next += padded(table[i].size());
     }
+    if constexpr (has_copies) {
+      Index all = 0;
+      for (std::size_t i = 0; i < table.count(); ++i) all += padded(table[i].size());
+      copy_arena_ = Buffer<S, typename B::Memory>(all);
+      S* copy = copy_arena_.data();
+      for (std::size_t i = 0; i < table.count(); copy += padded(table[i++].size())) copies_.push_back(copy);
+    }
   }
 
-  [[nodiscard]] S const* place(std::size_t segment) const { return places_[segment]; }
+  [[nodiscard]] A const* place(std::size_t segment) const { return places_[segment]; }
   /// For writing; throws Error if the segment lies in a mapped file.
-  [[nodiscard]] S* writable(ParameterTable const& table, std::size_t segment) {
+  [[nodiscard]] A* writable(ParameterTable const& table, std::size_t segment) {
     expects(owned_[segment] != nullptr, table[segment].name,
             ": its values lie in a read-only file mapping; load with mapping off to train or change them");
     return owned_[segment];
   }
   [[nodiscard]] bool owns(std::size_t segment) const { return owned_[segment] != nullptr; }
 
+  /// What products read: the copy, or the values themselves.
+  [[nodiscard]] S const* readable(std::size_t segment) const {
+    if constexpr (has_copies) return copies_[segment];
+    else return places_[segment];
+  }
+  /// The copy for writing; null where there is none.
+  [[nodiscard]] S* copy(std::size_t segment) {
+    if constexpr (has_copies) return copies_[segment];
+    else return nullptr;
+  }
+
  private:
   static Index padded(Index size) {
-    constexpr Index unit = static_cast<Index>(memory_alignment / sizeof(S));
+    constexpr Index unit = static_cast<Index>(memory_alignment / std::min(sizeof(S), sizeof(A)));
     return (size + unit - 1) / unit * unit;
   }
 
-  std::vector<S const*> places_;
-  std::vector<S*> owned_;
-  Buffer<S, typename B::Memory> arena_;
+  std::vector<A const*> places_;
+  std::vector<A*> owned_;
+  std::vector<S*> copies_;
+  Buffer<A, typename B::Memory> arena_;
+  Buffer<S, typename B::Memory> copy_arena_;
   std::shared_ptr<void const> keep_alive_;
 };
 
@@ -67,7 +93,7 @@ class ParameterStorage {
 template <Backend B, class Views>
 class GradientStorage {
  public:
-  using S = typename B::Scalar;
+  using S = typename B::Accumulator;
 
   /// `bind(views, visitor)` visits the model's parameters.
   template <class Bind>

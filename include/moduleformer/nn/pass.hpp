@@ -38,8 +38,27 @@ struct Pass {
   [[nodiscard]] auto allocate(Sizes... sizes) {
     return backend.workspace().template allocate<T>(sizes...);
   }
+  /// x in the other of the backend's scalars: x itself where it has only one.
+  [[nodiscard]] Matrix<typename B::Scalar const> as_scalar(Matrix<typename B::Accumulator const> x) {
+    return converted<typename B::Scalar>(x);
+  }
+  [[nodiscard]] Matrix<typename B::Accumulator const> as_accumulator(Matrix<typename B::Scalar const> x) {
+    return converted<typename B::Accumulator>(x);
+  }
   /// Scratch until the end of the enclosing block.
   [[nodiscard]] auto scope() { return Scope<typename B::Memory>{backend.workspace()}; }
+
+ private:
+  template <class To, class From>
+  Matrix<To const> converted(Matrix<From const> x) {
+    if constexpr (std::same_as<To, From>) {
+      return x;
+    } else {
+      Matrix<To> const result = allocate<To>(x.extent(0), x.extent(1));
+      convert(backend, x.reshape(x.size()), result.reshape(x.size()));
+      return result;
+    }
+  }
 };
 
 }  // namespace moduleformer

@@ -33,6 +33,7 @@ template <class Policies, Backend B>
 class Attention {
  public:
   using S = typename B::Scalar;
+  using A = typename B::Accumulator;
   using Router = RouterLayer<Policies, B>;
 
   template <class Access>
@@ -53,7 +54,7 @@ class Attention {
     Matrix<S> q;                 // (P,A), rows are slots
     Matrix<S const> k, v;        // (N,A), or the cache
     Matrix<S> o;                 // attention's output (P,A)
-    Matrix<S> log_stick;         // (P,H)
+    Matrix<A> log_stick;         // (P,H)
     Matrix<std::int32_t> stop;   // (P,H)
   };
 
@@ -106,7 +107,7 @@ class Attention {
     }
     context.o = pass.template allocate<S>(plan.slots(), width_);
     if (pass.keep) {
-      context.log_stick = pass.template allocate<S>(plan.slots(), heads_);
+      context.log_stick = pass.template allocate<A>(plan.slots(), heads_);
       context.stop = pass.template allocate<std::int32_t>(plan.slots(), heads_);
     }
     stick_breaking_forward(backend, variant(), extents(), sequences, context.q, context.k, context.v, context.o,
@@ -119,7 +120,7 @@ class Attention {
   }
 
   /// dout (N,D) is the gradient of `out`; accumulates into dx (N,D) and the gradients.
-  void backward(Pass<B>& pass, Parameters<Values<S>> const& p, Parameters<Gradients<S>> const& gradients,
+  void backward(Pass<B>& pass, Parameters<Values<S>> const& p, Parameters<Gradients<A>> const& gradients,
                 Context const& context, Matrix<S const> x, Vector<Sequence const> sequences, Matrix<S const> dout,
                 double loss_weight, Matrix<S> dx) const {
     auto const scratch = pass.scope();
@@ -131,7 +132,7 @@ class Attention {
       apply_dropout(backend, drop, dout, masked);
       dy = masked;
     }
-    Vector<S> const dgates = pass.template allocate<S>(plan.slots());
+    Vector<A> const dgates = pass.template allocate<A>(plan.slots());
     Matrix<S> const dq = pass.template allocate<S>(plan.slots(), width_);
     {
       auto const inner = pass.scope();
@@ -162,7 +163,7 @@ class Attention {
   }
 
   /// d_o (P,A) -> dq (P,A) =, and dx += through keys and values.
-  void attention_backward(Pass<B>& pass, Parameters<Values<S>> const& p, Parameters<Gradients<S>> const& gradients,
+  void attention_backward(Pass<B>& pass, Parameters<Values<S>> const& p, Parameters<Gradients<A>> const& gradients,
                           Context const& context, Matrix<S const> x, Vector<Sequence const> sequences, Matrix<S const> d_o,
                           Matrix<S> dq, Matrix<S> dx) const {
     B& backend = pass.backend;
@@ -188,14 +189,16 @@ class Attention {
     if (gradients.bias) bias_gradient(pass.backend, dy, gradients.bias.first, gradients.bias);
   }
 
-  static Vector<S const> gates(Context const& context) {
+  static Vector<A const> gates(Context const& context) {
     return context.router.choice.gates.reshape(context.router.plan.slots());
   }
   static Dropout dropout(Pass<B> const& pass) {
     return pass.dropout(RandomSite::attention_residual, pass.settings.residual_dropout);
   }
   /// Where what is left of the stick no longer changes a result of this precision.
-  static constexpr double stop_below() { return std::same_as<S, double> ? 0x1p-80 : 0x1p-40; }
+  static constexpr double stop_below() {
+    return std::same_as<S, double> ? 0x1p-80 : std::same_as<S, float> ? 0x1p-40 : 0x1p-24;
+  }
 
   Index hidden_size_;
   Index heads_;

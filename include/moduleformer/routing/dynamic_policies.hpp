@@ -19,8 +19,8 @@ struct AnyRouter : AnyOf<Routers...> {
 
   template <class Access>
   using Parameters = std::variant<typename Routers::template Parameters<Access>...>;
-  template <class S>
-  using Context = std::variant<typename Routers::template Context<S>...>;
+  template <class B>
+  using Context = std::variant<typename Routers::template Context<B>...>;
 
   template <class Views, class Visitor>
   void visit_parameters(RouterExtents extents, Views& p, Visitor& visit) const {
@@ -30,20 +30,20 @@ struct AnyRouter : AnyOf<Routers...> {
     });
   }
 
-  template <Backend B, class S = typename B::Scalar>
-  Context<S> forward(Pass<B>& pass, RouterExtents extents, Parameters<Values<S>> const& p, Matrix<S const> x,
-                     Matrix<S> logits) const {
-    Context<S> context;
+  template <Backend B, class S = typename B::Scalar, class A = typename B::Accumulator>
+  Context<B> forward(Pass<B>& pass, RouterExtents extents, Parameters<Values<S>> const& p, Matrix<S const> x,
+                        Matrix<A> logits) const {
+    Context<B> context;
     at([&]<std::size_t I>(auto const& router) {
       context.template emplace<I>(router.forward(pass, extents, std::get<I>(p), x, logits));
     });
     return context;
   }
 
-  template <Backend B, class S = typename B::Scalar>
+  template <Backend B, class S = typename B::Scalar, class A = typename B::Accumulator>
   void backward(Pass<B>& pass, RouterExtents extents, Parameters<Values<S>> const& p,
-                Parameters<Gradients<S>> const& gradients, Context<S> const& context, Matrix<S const> x,
-                Matrix<S const> dlogits, Matrix<S> dx) const {
+                Parameters<Gradients<A>> const& gradients, Context<B> const& context, Matrix<S const> x,
+                Matrix<A const> dlogits, Matrix<S> dx) const {
     at([&]<std::size_t I>(auto const& router) {
       router.backward(pass, extents, std::get<I>(p), std::get<I>(gradients), std::get<I>(context), x, dlogits, dx);
     });

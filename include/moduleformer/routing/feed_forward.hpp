@@ -12,6 +12,7 @@ template <class Policies, Backend B>
 class FeedForward {
  public:
   using S = typename B::Scalar;
+  using A = typename B::Accumulator;
   using Router = RouterLayer<Policies, B>;
 
   template <class Access>
@@ -56,7 +57,7 @@ class FeedForward {
 
   /// dout (N,D) is the gradient of `out`; accumulates into dx (N,D) and the gradients. The residual's
   /// gradient is dout itself.
-  void backward(Pass<B>& pass, Parameters<Values<S>> const& p, Parameters<Gradients<S>> const& gradients,
+  void backward(Pass<B>& pass, Parameters<Values<S>> const& p, Parameters<Gradients<A>> const& gradients,
                 Context const& context, Matrix<S const> x, Matrix<S const> dout, double loss_weight, Matrix<S> dx) const {
     auto const scratch = pass.scope();
     B& backend = pass.backend;
@@ -67,7 +68,7 @@ class FeedForward {
       apply_dropout(backend, drop, dout, masked);
       dy = masked;
     }
-    Vector<S> const dgates = pass.template allocate<S>(plan.slots());
+    Vector<A> const dgates = pass.template allocate<A>(plan.slots());
     Matrix<S> const dz = pass.template allocate<S>(plan.slots(), width_);
     {
       auto const inner = pass.scope();
@@ -89,7 +90,7 @@ class FeedForward {
   }
 
  private:
-  static Vector<S const> gates(Context const& context) {
+  static Vector<A const> gates(Context const& context) {
     return context.router.choice.gates.reshape(context.router.plan.slots());
   }
   static Dropout dropout(Pass<B> const& pass) {

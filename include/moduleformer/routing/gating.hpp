@@ -11,12 +11,12 @@
 namespace moduleformer {
 
 /// What a gating policy leaves for the layer, the losses and backward.
-template <class S>
+template <class A>
 struct Choice {
-  Matrix<S> probabilities;     // (N,E)
-  Vector<S> logsumexp;         // (N)
+  Matrix<A> probabilities;     // (N,E)
+  Vector<A> logsumexp;         // (N)
   Matrix<ExpertId> experts;    // (N,K)
-  Matrix<S> gates;             // (N,K)
+  Matrix<A> gates;             // (N,K)
 };
 
 struct SoftmaxTopK {
@@ -24,12 +24,12 @@ struct SoftmaxTopK {
   static constexpr std::string_view name = "softmax_top_k";
 
   /// `given` (N,K), if any, replaces the choice; the gates are computed all the same.
-  template <Backend B, class S = typename B::Scalar>
-  Choice<S> forward(Pass<B>& pass, Index k, RandomSite sampling, Matrix<S const> logits,
+  template <Backend B, class A = typename B::Accumulator>
+  Choice<A> forward(Pass<B>& pass, Index k, RandomSite sampling, Matrix<A const> logits,
                     Matrix<ExpertId const> given) const {
     Index const n = logits.extent(0), e = logits.extent(1);
-    Choice<S> choice{pass.template allocate<S>(n, e), pass.template allocate<S>(n),
-                     pass.template allocate<ExpertId>(n, k), pass.template allocate<S>(n, k)};
+    Choice<A> choice{pass.template allocate<A>(n, e), pass.template allocate<A>(n),
+                     pass.template allocate<ExpertId>(n, k), pass.template allocate<A>(n, k)};
     softmax(pass.backend, logits, choice.probabilities, choice.logsumexp);
     if (given) {
       copy(pass.backend, given.reshape(given.size()), choice.experts.reshape(n * k));
@@ -44,9 +44,9 @@ struct SoftmaxTopK {
   }
 
   /// dlogits (N,E) = from the gates' gradient dgates (N,K) and the routing loss's.
-  template <Backend B, class S = typename B::Scalar>
-  void backward(Pass<B>& pass, Choice<S> const& choice, Matrix<S const> logits, Matrix<S const> dgates,
-                RoutingGradient const& loss, Matrix<S> dlogits) const {
+  template <Backend B, class A = typename B::Accumulator>
+  void backward(Pass<B>& pass, Choice<A> const& choice, Matrix<A const> logits, Matrix<A const> dgates,
+                RoutingGradient const& loss, Matrix<A> dlogits) const {
     routing_backward(pass.backend, logits, choice.probabilities, choice.logsumexp, choice.experts, dgates, loss, dlogits);
   }
 };

@@ -4,29 +4,60 @@
 //   logits = router(x);  (experts, gates) = gating(logits);  loss = routing_loss(sums over tokens)
 // and the plan that sorts the slots by expert. What it computed stays in the context.
 
+#include <moduleformer/core/dynamic_policy.hpp>
+#include <moduleformer/core/platform.hpp>
 #include <moduleformer/routing/gating.hpp>
 #include <moduleformer/routing/routers.hpp>
 #include <moduleformer/routing/routing_losses.hpp>
 
 namespace moduleformer {
 
-template <class S, class RouterContext>
+template <class A, class RouterContext>
 struct RouterLayerContext {
   RouterContext router;
-  Matrix<S> logits;             // (N,E)
-  Choice<S> choice;
+  Matrix<A> logits;             // (N,E)
+  Choice<A> choice;
   RoutingPlan plan;
   RoutingStatistics statistics;
   double* loss = nullptr;       // of this router, unweighted; in backend memory
 };
+
+namespace detail {
+
+/// *result = loss of the sums.
+template <class Loss>
+struct EvaluateLoss {
+  Loss loss;
+  RoutingStatistics sums;
+  double* result;
+  MODULEFORMER_HOST_DEVICE void operator()() const { *result = loss.value(sums); }
+};
+
+/// gradient = weight times the loss's derivatives.
+template <class Loss>
+struct DifferentiateLoss {
+  Loss loss;
+  RoutingStatistics sums;
+  double weight;
+  RoutingGradient gradient;
+  MODULEFORMER_HOST_DEVICE void operator()() const {
+    RoutingGradient into = gradient;
+    for (Index i = 0; i < sums.experts(); ++i) into.probability_sum[i] = into.gate_sum[i] = 0;
+    *into.negative_entropy_sum = *into.squared_lse_sum = 0;
+    if (weight != 0) loss.gradient(sums, weight, into);
+  }
+};
+
+}  // namespace detail
 
 /// Policies: members Router, Gating, RoutingLoss (types) and router, gating, routing_loss (values).
 template <class Policies, Backend B>
 class RouterLayer {
  public:
   using S = typename B::Scalar;
+  using A = typename B::Accumulator;
   using Router = typename Policies::Router;
-  using Context = RouterLayerContext<S, typename Router::template Context<S>>;
+  using Context = RouterLayerContext<A, typename Router::template Context<B>>;
   template <class Access>
   using Parameters = typename Router::template Parameters<Access>;
 
@@ -49,9 +80,9 @@ class RouterLayer {
     pass.router_site = site;
     auto const sampling = static_cast<RandomSite>(static_cast<std::uint32_t>(site) + 1);
     Context context{};
-    context.logits = pass.template allocate<S>(n, e);
+    context.logits = pass.template allocate<A>(n, e);
     context.router = policies_->router.forward(pass, extents_, p, x, context.logits);
-    context.choice = policies_->gating.forward(pass, top_k_, sampling, Matrix<S const>(context.logits), given);
+    context.choice = policies_->gating.forward(pass, top_k_, sampling, Matrix<A const>(context.logits), given);
 
     auto const chosen = context.choice.experts.reshape(n * top_k_);
     auto const order = pass.template allocate<std::int32_t>(n * top_k_);
@@ -65,29 +96,27 @@ class RouterLayer {
     sum_routing(backend, context.logits, context.choice.probabilities, context.choice.logsumexp, context.choice.gates,
                 context.choice.experts, context.statistics);
     context.loss = pass.template allocate<double>(1).data();
-    invoke(backend, [loss = policies_->routing_loss, sums = context.statistics, result = context.loss] {
-      *result = loss.value(sums);
+    with_policy(policies_->routing_loss, [&]<class Loss>(Loss const& loss) {
+      invoke(backend, detail::EvaluateLoss<Loss>{loss, context.statistics, context.loss});
     });
     return context;
   }
 
   /// From dgates (N,K) and the weight of the routing loss in the total; accumulates into dx and the gradients.
-  void backward(Pass<B>& pass, Parameters<Values<S>> const& p, Parameters<Gradients<S>> const& gradients,
-                Context const& context, RandomSite site, Matrix<S const> x, Matrix<S const> dgates, double loss_weight,
+  void backward(Pass<B>& pass, Parameters<Values<S>> const& p, Parameters<Gradients<A>> const& gradients,
+                Context const& context, RandomSite site, Matrix<S const> x, Matrix<A const> dgates, double loss_weight,
                 Matrix<S> dx) const {
     auto const scratch = pass.scope();
     pass.router_site = site;
     Index const n = x.extent(0), e = extents_.experts;
     RoutingGradient gradient{pass.template allocate<double>(e), pass.template allocate<double>(e),
                              pass.template allocate<double>(1).data(), pass.template allocate<double>(1).data()};
-    invoke(pass.backend, [loss = policies_->routing_loss, sums = context.statistics, gradient, loss_weight]() mutable {
-      for (Index i = 0; i < sums.experts(); ++i) gradient.probability_sum[i] = gradient.gate_sum[i] = 0;
-      *gradient.negative_entropy_sum = *gradient.squared_lse_sum = 0;
-      if (loss_weight != 0) loss.gradient(sums, loss_weight, gradient);
+    with_policy(policies_->routing_loss, [&]<class Loss>(Loss const& loss) {
+      invoke(pass.backend, detail::DifferentiateLoss<Loss>{loss, context.statistics, loss_weight, gradient});
     });
-    Matrix<S> const dlogits = pass.template allocate<S>(n, e);
-    policies_->gating.backward(pass, context.choice, Matrix<S const>(context.logits), dgates, gradient, dlogits);
-    policies_->router.backward(pass, extents_, p, gradients, context.router, x, Matrix<S const>(dlogits), dx);
+    Matrix<A> const dlogits = pass.template allocate<A>(n, e);
+    policies_->gating.backward(pass, context.choice, Matrix<A const>(context.logits), dgates, gradient, dlogits);
+    policies_->router.backward(pass, extents_, p, gradients, context.router, x, Matrix<A const>(dlogits), dx);
   }
 
  private:

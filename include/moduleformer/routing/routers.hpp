@@ -5,8 +5,9 @@
 //   linear  logits = W x
 //   mlp     logits = W2 dropout(act(W1 x + b1))      act: exact GELU as released, ReLU in the paper
 //   gmm     logits = cos(W x, centroid_e) exp(temperature)
-// A router has Parameters, a Context for backward, visit_parameters, forward, backward; backward
-// accumulates into dx and the gradients. docs/policies.md builds one from scratch.
+// A router has Parameters, a Context<B> for backward, visit_parameters, forward, backward; backward
+// accumulates into dx and the gradients. B is the backend, S and A its two scalars (backend/backend.hpp):
+// logits and gradients of parameters are in A. docs/policies.md builds one from scratch.
 
 #include <moduleformer/core/functors.hpp>
 #include <moduleformer/nn/parameters.hpp>
@@ -31,7 +32,7 @@ struct LinearRouter {
   struct Parameters {
     typename Access::template View<2> weight;  // (E,D)
   };
-  template <class S>
+  template <class B>
   struct Context {};
 
   template <class Views, class Visitor>
@@ -39,18 +40,20 @@ struct LinearRouter {
     visit("w_gate.0.weight", p.weight, Initial::normal, extents.experts, extents.hidden_size);
   }
 
-  template <Backend B, class S = typename B::Scalar>
-  Context<S> forward(Pass<B>& pass, RouterExtents, Parameters<Values<S>> const& p, Matrix<S const> x,
-                     Matrix<S> logits) const {
+  template <Backend B, class S = typename B::Scalar, class A = typename B::Accumulator>
+  Context<B> forward(Pass<B>& pass, RouterExtents, Parameters<Values<S>> const& p, Matrix<S const> x,
+                        Matrix<A> logits) const {
     linear(pass.backend, x, p.weight, {}, logits);
     return {};
   }
 
-  template <Backend B, class S = typename B::Scalar>
-  void backward(Pass<B>& pass, RouterExtents, Parameters<Values<S>> const& p, Parameters<Gradients<S>> const& gradients,
-                Context<S> const&, Matrix<S const> x, Matrix<S const> dlogits, Matrix<S> dx) const {
-    linear_input_gradient(pass.backend, dlogits, p.weight, dx, true);
-    if (gradients.weight) linear_weight_gradient(pass.backend, dlogits, x, gradients.weight.first, gradients.weight);
+  template <Backend B, class S = typename B::Scalar, class A = typename B::Accumulator>
+  void backward(Pass<B>& pass, RouterExtents, Parameters<Values<S>> const& p, Parameters<Gradients<A>> const& gradients,
+                Context<B> const&, Matrix<S const> x, Matrix<A const> dlogits, Matrix<S> dx) const {
+    auto const scratch = pass.scope();
+    Matrix<S const> const d = pass.as_scalar(dlogits);
+    linear_input_gradient(pass.backend, d, p.weight, dx, true);
+    if (gradients.weight) linear_weight_gradient(pass.backend, d, x, gradients.weight.first, gradients.weight);
   }
 };
 
@@ -67,8 +70,9 @@ struct BasicMlpRouter {
     typename Access::template View<1> hidden_bias;    // b1 (R)
     typename Access::template View<2> weight;         // W2 (E,R)
   };
-  template <class S>
+  template <class B>
   struct Context {
+    using S = typename B::Scalar;
     Matrix<S> z;  // W1 x + b1  (N,R)
     Matrix<S> h;  // dropout(act(z))  (N,R)
   };
@@ -80,11 +84,11 @@ struct BasicMlpRouter {
     visit("w_gate.3.weight", p.weight, Initial::normal, extents.experts, extents.router_hidden_size);
   }
 
-  template <Backend B, class S = typename B::Scalar>
-  Context<S> forward(Pass<B>& pass, RouterExtents extents, Parameters<Values<S>> const& p, Matrix<S const> x,
-                     Matrix<S> logits) const {
+  template <Backend B, class S = typename B::Scalar, class A = typename B::Accumulator>
+  Context<B> forward(Pass<B>& pass, RouterExtents extents, Parameters<Values<S>> const& p, Matrix<S const> x,
+                        Matrix<A> logits) const {
     Index const n = x.extent(0), r = extents.router_hidden_size;
-    Context<S> context{pass.template allocate<S>(n, r), pass.template allocate<S>(n, r)};
+    Context<B> context{pass.template allocate<S>(n, r), pass.template allocate<S>(n, r)};
     linear(pass.backend, x, p.hidden_weight, p.hidden_bias, context.z);
     activation_forward(pass.backend, Activation{}, context.z, context.h);
     if (auto const drop = dropout(pass); drop.probability > 0) apply_dropout(pass.backend, drop, context.h, context.h);
@@ -92,14 +96,15 @@ struct BasicMlpRouter {
     return context;
   }
 
-  template <Backend B, class S = typename B::Scalar>
-  void backward(Pass<B>& pass, RouterExtents, Parameters<Values<S>> const& p, Parameters<Gradients<S>> const& gradients,
-                Context<S> const& context, Matrix<S const> x, Matrix<S const> dlogits, Matrix<S> dx) const {
+  template <Backend B, class S = typename B::Scalar, class A = typename B::Accumulator>
+  void backward(Pass<B>& pass, RouterExtents, Parameters<Values<S>> const& p, Parameters<Gradients<A>> const& gradients,
+                Context<B> const& context, Matrix<S const> x, Matrix<A const> dlogits, Matrix<S> dx) const {
     auto const scratch = pass.scope();
     Matrix<S> const dz = pass.template allocate<S>(context.z.extent(0), context.z.extent(1));  // dh, then dz in place
-    linear_input_gradient(pass.backend, dlogits, p.weight, dz, false);
+    Matrix<S const> const d = pass.as_scalar(dlogits);
+    linear_input_gradient(pass.backend, d, p.weight, dz, false);
     if (gradients.weight)
-      linear_weight_gradient(pass.backend, dlogits, context.h, gradients.weight.first, gradients.weight);
+      linear_weight_gradient(pass.backend, d, context.h, gradients.weight.first, gradients.weight);
     if (auto const drop = dropout(pass); drop.probability > 0) apply_dropout(pass.backend, drop, dz, dz);
     activation_backward(pass.backend, Activation{}, dz, context.z, dz);
     linear_input_gradient(pass.backend, dz, p.hidden_weight, dx, true);
@@ -121,6 +126,25 @@ using MlpRouter = BasicMlpRouter<Gelu>;
 /// As in the paper: ReLU.
 using MlpReluRouter = BasicMlpRouter<Relu>;
 
+namespace detail {
+
+/// to[0] = e^x[0].
+template <class S, class A>
+struct Exponential {
+  Vector<S const> x;
+  Vector<A> to;
+  MODULEFORMER_HOST_DEVICE void operator()() const { to[0] = std::exp(static_cast<A>(x[0])); }
+};
+
+/// to[0] += x[0] y[0].
+template <class A>
+struct AddProduct {
+  Vector<A> x, y, to;
+  MODULEFORMER_HOST_DEVICE void operator()() const { to[0] += x[0] * y[0]; }
+};
+
+}  // namespace detail
+
 struct GmmRouter {
   using Role = role::Router;
   static constexpr std::string_view name = "gmm";
@@ -131,14 +155,16 @@ struct GmmRouter {
     typename Access::template View<2> centroids;    // (E,R)
     typename Access::template View<1> temperature;  // (1), a logarithm
   };
-  template <class S>
+  template <class B>
   struct Context {
+    using S = typename B::Scalar;
+    using A = typename B::Accumulator;
     Matrix<S> direction;    // W x / |W x|  (N,R)
-    Vector<S> norm;         // |W x|  (N)
+    Vector<A> norm;         // |W x|  (N)
     Matrix<S> centroid;     // centroid_e / |centroid_e|  (E,R)
-    Vector<S> centroid_norm;  // (E)
-    Matrix<S> cosine;       // (N,E)
-    Vector<S> scale;        // exp(temperature)  (1)
+    Vector<A> centroid_norm;  // (E)
+    Matrix<A> cosine;       // (N,E)
+    Vector<A> scale;        // exp(temperature)  (1)
   };
 
   template <class Views, class Visitor>
@@ -148,45 +174,48 @@ struct GmmRouter {
     visit("temperature", p.temperature, Initial::zero, Index{1});
   }
 
-  template <Backend B, class S = typename B::Scalar>
-  Context<S> forward(Pass<B>& pass, RouterExtents extents, Parameters<Values<S>> const& p, Matrix<S const> x,
-                     Matrix<S> logits) const {
+  template <Backend B, class S = typename B::Scalar, class A = typename B::Accumulator>
+  Context<B> forward(Pass<B>& pass, RouterExtents extents, Parameters<Values<S>> const& p, Matrix<S const> x,
+                        Matrix<A> logits) const {
     Index const n = x.extent(0), r = extents.router_hidden_size, e = extents.experts;
-    Context<S> context{pass.template allocate<S>(n, r), pass.template allocate<S>(n), pass.template allocate<S>(e, r),
-                       pass.template allocate<S>(e),    pass.template allocate<S>(n, e), pass.template allocate<S>(1)};
+    Context<B> context{pass.template allocate<S>(n, r), pass.template allocate<A>(n),    pass.template allocate<S>(e, r),
+                          pass.template allocate<A>(e),    pass.template allocate<A>(n, e), pass.template allocate<A>(1)};
     linear(pass.backend, x, p.weight, {}, context.direction);
     normalise_rows(pass.backend, context.direction, context.direction, context.norm);
     normalise_rows(pass.backend, p.centroids, context.centroid, context.centroid_norm);
     linear(pass.backend, context.direction, context.centroid, {}, context.cosine);
-    invoke(pass.backend, [scale = context.scale, t = p.temperature] { scale[0] = std::exp(t[0]); });
+    invoke(pass.backend, detail::Exponential<S, A>{p.temperature, context.scale});
     scale_by(pass.backend, context.scale, context.cosine, logits);
     return context;
   }
 
-  template <Backend B, class S = typename B::Scalar>
-  void backward(Pass<B>& pass, RouterExtents, Parameters<Values<S>> const& p, Parameters<Gradients<S>> const& gradients,
-                Context<S> const& context, Matrix<S const> x, Matrix<S const> dlogits, Matrix<S> dx) const {
+  template <Backend B, class S = typename B::Scalar, class A = typename B::Accumulator>
+  void backward(Pass<B>& pass, RouterExtents, Parameters<Values<S>> const& p, Parameters<Gradients<A>> const& gradients,
+                Context<B> const& context, Matrix<S const> x, Matrix<A const> dlogits, Matrix<S> dx) const {
     auto const scratch = pass.scope();
     Index const n = x.extent(0), r = context.direction.extent(1), e = context.cosine.extent(1);
     // logits = cosine * scale, scale = exp(temperature): d temperature = <dlogits, cosine> scale
     if (gradients.temperature) {
-      Vector<S> const product = pass.template allocate<S>(1);
+      Vector<A> const product = pass.template allocate<A>(1);
       dot(pass.backend, dlogits, context.cosine, product);
-      invoke(pass.backend, [product, scale = context.scale, d = gradients.temperature] { d[0] += product[0] * scale[0]; });
+      invoke(pass.backend, detail::AddProduct<A>{product, context.scale, gradients.temperature});
     }
-    Matrix<S> const dcosine = pass.template allocate<S>(n, e);
-    scale_by(pass.backend, context.scale, dlogits, dcosine);
+    Matrix<A> const scaled = pass.template allocate<A>(n, e);
+    scale_by(pass.backend, context.scale, dlogits, scaled);
+    Matrix<S const> const dcosine = pass.as_scalar(scaled);
     Matrix<S> const dz = pass.template allocate<S>(n, r);
     linear_input_gradient(pass.backend, dcosine, context.centroid, dz, false);
     normalise_rows_backward(pass.backend, dz, context.direction, context.norm, dz);
     linear_input_gradient(pass.backend, dz, p.weight, dx, true);
     if (gradients.weight) linear_weight_gradient(pass.backend, dz, x, gradients.weight.first, gradients.weight);
     if (gradients.centroids) {
+      Matrix<A> const dunit = pass.template allocate<A>(e, r);  // of the centroids' directions
+      fill(pass.backend, dunit.reshape(e * r), A(0));
+      linear_weight_gradient(pass.backend, dcosine, context.direction, 0, dunit);
       Matrix<S> const dcentroid = pass.template allocate<S>(e, r);
-      fill(pass.backend, dcentroid.reshape(e * r), S(0));
-      linear_weight_gradient(pass.backend, dcosine, context.direction, 0, dcentroid);
-      normalise_rows_backward(pass.backend, dcentroid, context.centroid, context.centroid_norm, dcentroid);
-      add(pass.backend, dcentroid.rows(gradients.centroids.first, gradients.centroids.extent(0)), gradients.centroids);
+      normalise_rows_backward(pass.backend, pass.as_scalar(dunit), context.centroid, context.centroid_norm, dcentroid);
+      add(pass.backend, pass.as_accumulator(dcentroid.rows(gradients.centroids.first, gradients.centroids.extent(0))),
+          gradients.centroids);
     }
   }
 };

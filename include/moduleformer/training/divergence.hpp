@@ -21,8 +21,8 @@ bool all_finite(Values const& values) {
 }
 
 /// The first thing in an observed forward (hidden states and routing) that is not finite.
-template <class S>
-std::string first_non_finite(Observation<S> const& seen) {
+template <class A>
+std::string first_non_finite(Observation<A> const& seen) {
   std::size_t const layers = seen.routers.size() / 2;
   if (!all_finite(seen.hidden_states[0])) return "the embedding's output (transformer.wte.weight)";
   for (std::size_t i = 0; i < layers; ++i) {
@@ -41,8 +41,7 @@ std::string first_non_finite(Observation<S> const& seen) {
 /// The first gradient in the order of backward that is not finite.
 template <class B, class Gradient>
 std::string first_non_finite(B& backend, ParameterTable const& table, Gradient const& gradient) {
-  using S = typename B::Scalar;
-  std::vector<S> host;
+  std::vector<typename B::Accumulator> host;
   for (std::size_t i = table.count(); i-- > 0;) {
     auto const& s = table[i];
     host.resize(static_cast<std::size_t>(s.trainable_size()));

@@ -51,7 +51,7 @@ struct Evaluation {
 template <class Model, class Batches>
 Evaluation evaluate(Model const& model, typename Model::SessionType& session, Batches const& batches) {
   Evaluation result;
-  Observation<typename Model::Scalar> seen;
+  Observation<typename Model::Accumulator> seen;
   double routed = 0;
   for (Batch const& batch : batches) {
     LossReport const loss = model.loss(session, batch, {.observation = &seen});

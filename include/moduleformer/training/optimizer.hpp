@@ -7,10 +7,10 @@
 
 #include <moduleformer/backend/backend.hpp>
 #include <moduleformer/backend/buffer.hpp>
+#include <moduleformer/core/platform.hpp>
 #include <moduleformer/nn/parameters.hpp>
 #include <moduleformer/training/visit_checked.hpp>
 
-#include <algorithm>
 #include <cmath>
 #include <string>
 #include <string_view>
@@ -60,17 +60,13 @@ struct AdamW {
     return detail::describe(name, *this) + (decay == Decay::everything ? " decay=everything" : " decay=matrices");
   }
   [[nodiscard]] bool decays(Segment const& segment) const { return decay == Decay::everything || segment.is_matrix(); }
-  /// c, from the gradient's norm.
-  [[nodiscard]] double clip_factor(double norm) const {
-    return clip_norm > 0 ? std::min(1.0, clip_norm / (norm + 1e-6)) : 1.0;
-  }
 };
 
 /// Both moments of the trainable rows, zero at first; laid out as gradients are.
 template <Backend B>
 class AdamWState {
  public:
-  using S = typename B::Scalar;
+  using S = typename B::Accumulator;
 
   AdamWState(B& backend, ParameterTable const& table) : first_(table.training_size()), second_(table.training_size()) {
     fill(backend, first_.view(), S(0));
@@ -107,27 +103,58 @@ class AdamWState {
   Buffer<S, typename B::Memory> first_, second_;
 };
 
-/// Euclidean norm of the gradient of all trainable rows, summed in the table's order.
+namespace detail {
+
+struct SetZero {
+  Vector<double> x;
+  MODULEFORMER_HOST_DEVICE void operator()() const {
+    for (Index i = 0; i < x.size(); ++i) x[i] = 0;
+  }
+};
+
+/// numbers[1] = the clip factor of a gradient whose squared norm is numbers[0]; not a number if that or one of the
+/// `losses` is not finite, so that an update with it changes nothing.
+struct ClipFactor {
+  double clip_norm;
+  Vector<double const> losses;
+  Vector<double> numbers;
+  MODULEFORMER_HOST_DEVICE void operator()() const {
+    double const norm = std::sqrt(numbers[0]), bound = clip_norm / (norm + 1e-6);
+    double zero = norm - norm;  // 0, or not a number
+    for (Index i = 0; i < losses.size(); ++i) zero += losses[i] - losses[i];
+    numbers[1] = (clip_norm > 0 && bound < 1 ? bound : 1.0) + zero;
+  }
+};
+
+}  // namespace detail
+
+/// What an update reads, in backend memory: numbers[0] = the squared norm of the gradient of all trainable rows, summed
+/// in the table's order, numbers[1] = the clip factor, not a number if that norm or one of the losses is not finite.
 template <Backend B, class Gradient>
-double gradient_norm(B& backend, ParameterTable const& table, Gradient const& gradient) {
-  double sum = 0;
+void measure_gradient(B& backend, AdamW const& optimizer, ParameterTable const& table, Gradient const& gradient,
+                      Vector<double const> losses, Vector<double> numbers) {
+  invoke(backend, detail::SetZero{numbers});
   for (Segment const& s : table.segments())
-    if (s.trainable_size() > 0) sum += static_cast<double>(squared_norm(backend, gradient.segment(s)));
-  return std::sqrt(sum);
+    if (s.trainable_size() > 0) squared_norm(backend, gradient.segment(s), numbers.rows(0, 1));
+  invoke(backend, detail::ClipFactor{optimizer.clip_norm, losses, numbers});
 }
 
-/// One update of a model's trainable rows. `norm` is the gradient's, `step` the update's number from 1.
+/// One update of a model's trainable rows by the gradient times clip[0], which is in backend memory; if that is not
+/// finite, nothing changes. `step`: the update's number from 1.
 template <Backend B, class Model>
-void update(B& backend, AdamW const& optimizer, double rate, Index step, double norm, typename Model::Gradient const& gradient,
-            AdamWState<B>& state, Model& model) {
-  using S = typename B::Scalar;
-  AdamWStep numbers{rate, optimizer.beta1, optimizer.beta2, optimizer.epsilon, 0, optimizer.clip_factor(norm), step};
+void update(B& backend, AdamW const& optimizer, double rate, Index step, Vector<double const> clip,
+            typename Model::Gradient const& gradient, AdamWState<B>& state, Model& model) {
+  using A = typename B::Accumulator;
+  AdamWStep numbers{rate, optimizer.beta1, optimizer.beta2, optimizer.epsilon, 0, step};
   for (std::size_t i = 0; i < model.table().count(); ++i) {
     Segment const& s = model.table()[i];
     if (s.trainable_size() == 0) continue;
     numbers.weight_decay = optimizer.decays(s) ? optimizer.weight_decay : 0;
-    Vector<S> const weight{model.writable(i).data() + s.trainable_begin * s.row_size(), {s.trainable_size()}};
-    adamw(backend, numbers, gradient.segment(s), weight, state.first(s), state.second(s));
+    auto const rows = [&]<class T>(Vector<T> all) {
+      return all ? all.rows(s.trainable_begin * s.row_size(), s.trainable_size()) : all;
+    };
+    adamw(backend, numbers, clip, gradient.segment(s), Vector<A>(rows(model.writable(i))), rows(model.rounded(i)), state.first(s),
+          state.second(s));
   }
 }
 

@@ -5,6 +5,7 @@
 // Everything a step draws or reads is a function of (seed, number of steps done, micro-batch), so weights and
 // visited state are all that a stopped run needs to go on bit for bit.
 
+#include <moduleformer/backend/buffer.hpp>
 #include <moduleformer/model/model.hpp>
 #include <moduleformer/training/divergence.hpp>
 #include <moduleformer/training/optimizer.hpp>
@@ -16,6 +17,7 @@
 #include <span>
 #include <string>
 #include <utility>
+#include <vector>
 
 namespace moduleformer {
 
@@ -55,7 +57,7 @@ template <class Model, Schedule Rate = Constant>
 class Trainer {
  public:
   using B = typename Model::BackendType;
-  using S = typename B::Scalar;
+  using A = typename B::Accumulator;
   using SessionType = typename Model::SessionType;
 
   /// Throws Error for numbers out of range, and for a model whose trainable values lie in a mapped file.
@@ -79,14 +81,26 @@ class Trainer {
 
   /// One step on micro-batches that together form one batch. Throws Error, with weights and optimizer as they
   /// were, for batches that do not fit, without a label that counts, and when a loss or gradient is not finite.
+  /// The host waits for the backend once, at the end: an update that is not finite changes nothing there.
   StepReport step(std::span<Batch const> micro_batches) {
-    StepReport report = gradients(micro_batches);
-    report.gradient_norm = gradient_norm(session_.backend(), model_->table(), gradient_);
-    if (!std::isfinite(report.gradient_norm))
-      fail<Error>("training step ", report.step, ": the gradient's norm is ", report.gradient_norm, ", first not finite: ",
-                  detail::first_non_finite(session_.backend(), model_->table(), gradient_));
+    StepReport report = check(micro_batches);
+    GradientScale const scale{.counted = static_cast<double>(report.counted),
+                              .auxiliary = 1 / static_cast<double>(micro_batches.size())};
+    B& backend = session_.backend();
+    auto const losses = losses_of(micro_batches.size());
+    counted_.clear();
+    fill(backend, gradient_.values(), A(0));
+    for (std::size_t i = 0; i < micro_batches.size(); ++i) {
+      session_.random = detail::step_key(options_.seed, steps_, static_cast<Index>(i));
+      counted_.push_back(model_->accumulate_gradients(session_, micro_batches[i], gradient_, scale, true,
+                                                      losses.rows(2 * static_cast<Index>(i), 2)));
+      report.tokens += session_.packed.tokens();
+    }
+    Vector<double> const measured = numbers_.view().rows(0, 2);
+    measure_gradient(backend, optimizer_, model_->table(), gradient_, losses, measured);
     report.learning_rate = optimizer_.learning_rate * static_cast<double>(schedule_.factor(steps_));
-    update(session_.backend(), optimizer_, report.learning_rate, report.step, report.gradient_norm, gradient_, moments_, *model_);
+    update(backend, optimizer_, report.learning_rate, report.step, measured.rows(1, 1), gradient_, moments_, *model_);
+    read(report, micro_batches, scale);
     steps_ = report.step;
     if (checkpoint_ && steps_ % checkpoint_every_ == 0) checkpoint_(report);
     return report;
@@ -123,8 +137,8 @@ class Trainer {
   }
 
  private:
-  /// Sums the gradients of all micro-batches; everything of the report that is known before the update.
-  StepReport gradients(std::span<Batch const> micro_batches) {
+  /// What is known of a step before it runs; throws Error for batches that do not fit.
+  StepReport check(std::span<Batch const> micro_batches) const {
     StepReport report{.step = steps_ + 1};
     expects(!micro_batches.empty(), "training step ", report.step, ": expected at least one batch");
     expects(model_->table().training_size() == moments_.size(), "training step ", report.step,
@@ -135,24 +149,40 @@ class Trainer {
     }
     expects(report.counted > 0, "training step ", report.step, ": no label counts, expected at least one target that is not ",
             ignore_label);
-    GradientScale const scale{.counted = static_cast<double>(report.counted),
-                              .auxiliary = 1 / static_cast<double>(micro_batches.size())};
-    fill(session_.backend(), gradient_.values(), S(0));
-    for (std::size_t i = 0; i < micro_batches.size(); ++i) {
-      session_.random = detail::step_key(options_.seed, steps_, static_cast<Index>(i));
-      LossReport const loss = model_->gradients(session_, micro_batches[i], gradient_, scale, true);
-      if (!std::isfinite(loss.total)) fail_loss(micro_batches[i], scale, report.step, loss.total);
-      report.task += loss.task * static_cast<double>(loss.counted) / scale.counted;
-      report.auxiliary += loss.auxiliary * scale.auxiliary;
-      report.total += loss.total;
-      report.tokens += session_.packed.tokens();
-    }
     return report;
   }
 
+  /// Room for two sums of each micro-batch, behind the two numbers of measure_gradient.
+  Vector<double> losses_of(std::size_t micro_batches) {
+    Index const count = 2 * static_cast<Index>(micro_batches);
+    if (numbers_.size() < count + 2) {
+      numbers_ = Buffer<double, typename B::Memory>(count + 2);
+      host_numbers_.resize(static_cast<std::size_t>(count + 2));
+      counted_.reserve(micro_batches);
+    }
+    return numbers_.view().rows(2, count);
+  }
+
+  /// Brings a step's numbers to the host; throws Error if one is not finite.
+  void read(StepReport& report, std::span<Batch const> micro_batches, GradientScale scale) {
+    to_host(session_.backend(), Vector<double const>(numbers_.view()), host_numbers_.data());
+    for (std::size_t i = 0; i < micro_batches.size(); ++i) {
+      LossReport const loss = model_->report(counted_[i], host_numbers_[2 * i + 2], host_numbers_[2 * i + 3], scale);
+      if (!std::isfinite(loss.total)) fail_loss(micro_batches[i], i, scale, report.step, loss.total);
+      report.task += loss.task * static_cast<double>(loss.counted) / scale.counted;
+      report.auxiliary += loss.auxiliary * scale.auxiliary;
+      report.total += loss.total;
+    }
+    report.gradient_norm = std::sqrt(host_numbers_[0]);
+    if (!std::isfinite(report.gradient_norm))
+      fail<Error>("training step ", report.step, ": the gradient's norm is ", report.gradient_norm, ", first not finite: ",
+                  detail::first_non_finite(session_.backend(), model_->table(), gradient_));
+  }
+
   /// With the same random numbers as the forward that failed.
-  [[noreturn]] void fail_loss(Batch const& batch, GradientScale scale, Index step, double loss) {
-    Observation<S> seen{.want_hidden_states = true, .want_routing = true};
+  [[noreturn]] void fail_loss(Batch const& batch, std::size_t micro_batch, GradientScale scale, Index step, double loss) {
+    Observation<A> seen{.want_hidden_states = true, .want_routing = true};
+    session_.random = detail::step_key(options_.seed, steps_, static_cast<Index>(micro_batch));
     (void)model_->gradients(session_, batch, gradient_, scale, true, {.observation = &seen});
     fail<Error>("training step ", step, ": the loss is ", loss, ", first not finite: ", detail::first_non_finite(seen));
   }
@@ -171,6 +201,9 @@ class Trainer {
   SessionType session_;
   typename Model::Gradient gradient_;
   AdamWState<B> moments_;
+  Buffer<double, typename B::Memory> numbers_;  // in backend memory: squared norm, clip factor, two sums of each micro-batch
+  std::vector<double> host_numbers_;
+  std::vector<Index> counted_;                  // targets of each micro-batch
   Index steps_ = 0;
   Index checkpoint_every_ = 0;
   std::function<void(StepReport const&)> checkpoint_;

@@ -29,8 +29,8 @@ template <Real S = float>
 class Cpu {
  public:
   using Scalar = S;
+  using Accumulator = S;
   using Memory = HostMemory;
-  using Number = double;
 
   /// 0 threads: as many as OpenMP would start.
   explicit Cpu(int threads = 0) : threads_(threads > 0 ? threads : omp_get_max_threads()) {

@@ -73,11 +73,12 @@ double cross_entropy_row(S* logits, Index count, TokenId label, S scale, bool gr
 
 }  // namespace detail
 
-/// x (N,D), W (V,D), labels (N). Returns the sum over labels other than ignore_label; dx (N,D) overwritten and
+/// x (N,D), W (V,D), labels (N). sum[0] = the sum over labels other than ignore_label; dx (N,D) overwritten and
 /// dW (V,D) added to, unless null. Throws Error for a label outside the vocabulary.
 template <Real S>
-double cross_entropy(Cpu<S>& backend, Arg<Matrix<S const>> x, Arg<Matrix<S const>> weight,
-                     Arg<Vector<TokenId const>> labels, double scale, Arg<Matrix<S>> dx, Arg<Matrix<S>> dweight) {
+void cross_entropy(Cpu<S>& backend, Arg<Matrix<S const>> x, Arg<Matrix<S const>> weight,
+                   Arg<Vector<TokenId const>> labels, double scale, Arg<Matrix<S>> dx, Arg<Matrix<S>> dweight,
+                   Vector<double> sum) {
   Index const rows = x.extent(0), width = x.extent(1), vocabulary = weight.extent(0);
   detail::expect_extents("cross_entropy", "weight", weight, vocabulary, width);
   detail::expect_extents("cross_entropy", "labels", labels, rows);
@@ -108,7 +109,7 @@ double cross_entropy(Cpu<S>& backend, Arg<Matrix<S const>> x, Arg<Matrix<S const
     if (dx) linear_input_gradient(backend, logits, weight, dx.rows(begin, count), false);
     if (dweight) linear_weight_gradient(backend, logits, part, 0, dweight);
   }
-  return total;
+  sum[0] = total;
 }
 
 }  // namespace moduleformer

@@ -41,10 +41,11 @@
   prefix template void embedding_backward<S>(Cpu<S>&, Vector<TokenId const>, Matrix<S const>, Matrix<S>);              \
   prefix template void gather_rows<S>(Cpu<S>&, Matrix<S const>, Vector<std::int32_t const>, Matrix<S>);                \
   prefix template void scatter_rows<S>(Cpu<S>&, Matrix<S const>, Vector<std::int32_t const>, Matrix<S>);               \
-  prefix template double cross_entropy<S>(Cpu<S>&, Matrix<S const>, Matrix<S const>, Vector<TokenId const>, double,    \
-                                          Matrix<S>, Matrix<S>);                                                       \
-  prefix template void adamw<S>(Cpu<S>&, AdamWStep const&, Vector<S const>, Vector<S>, Vector<S>, Vector<S>);          \
-  prefix template double squared_norm<S>(Cpu<S>&, Vector<S const>);
+  prefix template void cross_entropy<S>(Cpu<S>&, Matrix<S const>, Matrix<S const>, Vector<TokenId const>, double,      \
+                                        Matrix<S>, Matrix<S>, Vector<double>);                                         \
+  prefix template void adamw<S>(Cpu<S>&, AdamWStep const&, Vector<double const>, Vector<S const>, Vector<S>,           \
+                                Vector<S>, Vector<S>, Vector<S>);                                                      \
+  prefix template void squared_norm<S>(Cpu<S>&, Vector<S const>, Vector<double>);
 
 #define MODULEFORMER_CPU_ROUTING(prefix, S)                                                                            \
   prefix template void softmax<S>(Cpu<S>&, Matrix<S const>, Matrix<S>, Vector<S>);                                     \

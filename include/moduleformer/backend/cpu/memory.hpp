@@ -26,6 +26,12 @@ void copy(Cpu<S>& backend, Arg<Vector<T const>> x, Vector<T> y) {
   });
 }
 
+/// y = x: both scalars of this backend are one type.
+template <Real S>
+void convert(Cpu<S>& backend, Arg<Vector<S const>> x, Arg<Vector<S>> y) {
+  copy(backend, x, y);
+}
+
 /// host[i] = x[i].
 template <Real S, class T>
 void to_host(Cpu<S>&, Arg<Vector<T const>> x, T* host) {

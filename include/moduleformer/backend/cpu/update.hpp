@@ -36,17 +36,20 @@ S fast_sqrt(S x) {
 
 }  // namespace detail
 
-/// One step for a range of elements: gradient -> weight, first and second moment, all of one size.
+/// One step for a range of elements: gradient, times clip[0] -> weight, first and second moment, all of one size.
+/// If clip[0] is not finite, all stays. The weight is its own copy in S: expected null.
 template <Real S>
-void adamw(Cpu<S>& backend, AdamWStep const& step, Arg<Vector<S const>> gradient, Arg<Vector<S>> weight,
-           Arg<Vector<S>> m, Arg<Vector<S>> v) {
+void adamw(Cpu<S>& backend, AdamWStep const& step, Arg<Vector<double const>> clip_factor, Arg<Vector<S const>> gradient,
+           Arg<Vector<S>> weight, Arg<Vector<S>> rounded, Arg<Vector<S>> m, Arg<Vector<S>> v) {
   Index const size = weight.size();
   detail::expect_extents("adamw", "gradient", gradient, size);
   detail::expect_extents("adamw", "m", m, size);
   detail::expect_extents("adamw", "v", v, size);
+  expects(!rounded, "adamw: the CPU's weights have no copy");
   expects(step.step > 0, "adamw: steps count from 1, found ", step.step);
   double const t = static_cast<double>(step.step);
-  S const clip = static_cast<S>(step.gradient_scale);
+  if (!std::isfinite(clip_factor[0])) return;
+  S const clip = static_cast<S>(clip_factor[0]);
   S const beta1 = static_cast<S>(step.beta1), rest1 = static_cast<S>(1 - step.beta1);
   S const beta2 = static_cast<S>(step.beta2), rest2 = static_cast<S>(1 - step.beta2);
   S const m_factor = static_cast<S>(step.learning_rate / (1 - std::pow(step.beta1, t)));
@@ -69,10 +72,10 @@ void adamw(Cpu<S>& backend, AdamWStep const& step, Arg<Vector<S const>> gradient
   });
 }
 
-/// Sum of squares.
+/// sum[0] += the sum of squares.
 template <Real S>
-double squared_norm(Cpu<S>& backend, Arg<Vector<S const>> x) {
-  return detail::sum_blocks(backend, x.size(), [&](Index begin, Index end) {
+void squared_norm(Cpu<S>& backend, Arg<Vector<S const>> x, Vector<double> sum) {
+  sum[0] += detail::sum_blocks(backend, x.size(), [&](Index begin, Index end) {
     return detail::inner_product_in_double(x.data() + begin, x.data() + begin, end - begin);
   });
 }
