@@ -6,6 +6,7 @@
 #include "support.hpp"
 
 #include <moduleformer/backend/cuda/stick_breaking.cuh>
+#include <moduleformer/backend/cuda/stick_breaking_backward.cuh>
 
 #include <cstdint>
 #include <sstream>
@@ -17,6 +18,8 @@ namespace moduleformer::test {
 
 template <class S>
 inline constexpr double forward_bound = std::is_same_v<S, float> ? 5e-6 : 1e-2;
+template <class S>
+inline constexpr double gradient_bound = std::is_same_v<S, float> ? 2e-5 : 2e-2;
 
 /// Rounds to what S holds.
 template <class S>
@@ -43,27 +46,57 @@ inline std::string describe(AttentionCase const& c, StickBreakingVariant variant
 struct Attended {
   std::vector<double> y, log_stick;
   std::vector<std::int32_t> stop;
+  std::vector<double> dq, dk, dv;  // where gradients were asked for
 };
 
+/// What to ask of a call beside its sizes.
+struct AttentionOptions {
+  bool gradients = false;
+  bool shared_keys = false;       // v is k, dv is dk
+  Index state_bytes = 64 << 20;   // for backward
+};
+
+/// dk and dv begin as initial_gradient.
+inline constexpr double initial_gradient = 0.25;
+
 template <class B>
-Attended attend(Device<B>& device, AttentionCase const& c, StickBreakingVariant variant, AttentionInputs<double> const& in) {
+Attended attend(Device<B>& device, AttentionCase const& c, StickBreakingVariant variant, AttentionInputs<double> const& in,
+                AttentionOptions options = {}) {
   using S = typename B::Scalar;
   auto const sequences = device.upload(c.sequences);
-  auto const matrix = [&](Array<double, 2> const& host) {
+  auto const matrix = [&](Array<double, 2> const& host) -> Matrix<S const> {
     return device.template upload<S>(host.values(), host.view().extent(0), host.view().extent(1));
   };
+  auto const q = matrix(in.q), k = matrix(in.k), v = options.shared_keys ? k : matrix(in.v);
   auto const y = device.template allocate<S>(c.rows(), c.width());
   auto const log_stick = device.template allocate<float>(c.rows(), c.extents.heads);
   auto const stop = device.template allocate<std::int32_t>(c.rows(), c.extents.heads);
-  stick_breaking_forward(device.backend(), variant, c.extents, sequences, matrix(in.q), matrix(in.k), matrix(in.v), y,
-                         log_stick, stop);
-  return {device.template download<double>(y), device.template download<double>(log_stick), device.download(stop)};
+  stick_breaking_forward(device.backend(), variant, c.extents, sequences, q, k, v, y, log_stick, stop);
+  Attended out{device.template download<double>(y), device.template download<double>(log_stick), device.download(stop),
+               {}, {}, {}};
+  if (!options.gradients) return out;
+  auto const dq = device.template allocate<S>(c.rows(), c.width());
+  auto const begun = [&] {
+    auto const gradient = device.template allocate<S>(c.keys, c.width());
+    fill(device.backend(), gradient.reshape(gradient.size()), number<S>(initial_gradient));
+    return gradient;
+  };
+  auto const dk = begun(), dv = options.shared_keys ? dk : begun();
+  detail::attend_backward<S>(device.backend(), variant, c.extents, sequences, matrix(in.dy), q, k, v, log_stick, stop, dq,
+                             dk, dv, options.state_bytes);
+  out.dq = device.template download<double>(dq);
+  out.dk = device.template download<double>(dk);
+  out.dv = device.template download<double>(dv);
+  for (auto* gradient : {&out.dk, &out.dv})
+    for (double& x : *gradient) x -= initial_gradient;
+  return out;
 }
 
 template <class B>
-Attended attend(AttentionCase const& c, StickBreakingVariant variant, AttentionInputs<double> const& in) {
+Attended attend(AttentionCase const& c, StickBreakingVariant variant, AttentionInputs<double> const& in,
+                AttentionOptions options = {}) {
   Device<B> device;
-  return attend(device, c, variant, in);
+  return attend(device, c, variant, in, options);
 }
 
 }  // namespace moduleformer::test

@@ -7,25 +7,12 @@
 //   weighted, transposed: c_jx += sum_i w_ij v_ix
 // Threads form a 16 x 16 grid over the block; each has 4 x 4 neighbouring elements.
 
+#include <moduleformer/backend/cuda/kernels/head_rows.cuh>
 #include <moduleformer/backend/cuda/kernels/packs.cuh>
 #include <moduleformer/core/platform.hpp>
 #include <moduleformer/core/types.hpp>
 
 namespace moduleformer::kernels {
-
-/// Rows of a head in memory; those from `count` on are zeros. packed: packs of four may begin at every fourth column.
-template <class S>
-struct HeadRows {
-  S const* data;
-  Index stride;
-  int count;
-  bool packed;
-
-  /// Four columns of a row, zeros beyond `width`.
-  MODULEFORMER_DEVICE void load4(int row, int column, int width, float (&x)[4]) const {
-    load<4>(data + row * stride + column, row < count ? width - column : 0, packed, x);
-  }
-};
 
 template <class S>
 struct AttentionFloatProduct {
@@ -39,11 +26,11 @@ struct AttentionFloatProduct {
     float at[4][4];
   };
 
-  static MODULEFORMER_DEVICE void clear(Sums& sums) {
+  static constexpr int sums = 16;  // of a thread
+  static MODULEFORMER_DEVICE float& sum(Sums& sums, int i) { return sums.at[i / 4][i % 4]; }
+  static MODULEFORMER_DEVICE void clear(Sums& own) {
     MODULEFORMER_UNROLL
-    for (int i = 0; i < 4; ++i)
-      MODULEFORMER_UNROLL
-      for (int j = 0; j < 4; ++j) sums.at[i][j] = 0.0f;
+    for (int i = 0; i < sums; ++i) sum(own, i) = 0.0f;
   }
 
   /// f(row, column, four neighbouring sums).
@@ -89,7 +76,7 @@ struct AttentionFloatProduct {
   template <bool transposed, class Thread>
   static MODULEFORMER_DEVICE void weighted(Thread const& thread, float* staging, float const* weights, HeadRows<S> v,
                                            int width, Sums& sums) {
-    for (int first = 0; first < v.count; first += depth) {
+    for (int first = 0; first < v.end; first += depth) {
       thread.sync();
       for (int i = thread.index(); i < depth * size / 4; i += threads) {
         int const row = i / (size / 4), column = i % (size / 4) * 4;
@@ -98,7 +85,7 @@ struct AttentionFloatProduct {
         store<4>(staging + row * pitch + column, 4, true, x);
       }
       thread.sync();
-      int const terms = v.count - first < depth ? v.count - first : depth;
+      int const terms = v.end - first < depth ? v.end - first : depth;
       for (int k = 0; k < terms; ++k) {
         float l[4], r[4];
         int const own = thread.index() / 16 * 4;

@@ -31,11 +31,13 @@ struct AttentionShape {
 /// Rows [first_row, first_row + rows) of a sequence's query rows; no rows where there is nothing to do.
 struct QueryTile {
   Sequence sequence{};
+  int sequence_index = 0;
   int first_row = 0, rows = 0;
   int slots = 1;
   bool inclusive = true;
 
-  [[nodiscard]] MODULEFORMER_DEVICE int keys() const { return static_cast<int>(sequence.key_count); }
+  /// Query rows of the whole sequence.
+  [[nodiscard]] MODULEFORMER_DEVICE int all_rows() const { return static_cast<int>(sequence.query_count) * slots; }
   /// Where among its sequence's keys the row's token stands.
   [[nodiscard]] MODULEFORMER_DEVICE int position(int row) const {
     return static_cast<int>(sequence.key_count - sequence.query_count) + (first_row + row) / slots;
@@ -47,8 +49,8 @@ struct QueryTile {
 };
 
 MODULEFORMER_DEVICE inline QueryTile query_tile(AttentionShape const& shape, int sequence, int tile, int tile_rows) {
-  QueryTile found{shape.sequences[sequence], tile * tile_rows, 0, shape.slots, shape.inclusive};
-  int const left = static_cast<int>(found.sequence.query_count) * shape.slots - found.first_row;
+  QueryTile found{shape.sequences[sequence], sequence, tile * tile_rows, 0, shape.slots, shape.inclusive};
+  int const left = found.all_rows() - found.first_row;
   found.rows = left < tile_rows ? left : tile_rows;
   return found;
 }

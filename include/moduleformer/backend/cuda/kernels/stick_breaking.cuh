@@ -5,6 +5,7 @@
 // when no row has any stick left. Wide heads keep their output in memory, 64 columns at a time in registers.
 
 #include <moduleformer/backend/cuda/kernels/attention_schedule.cuh>
+#include <moduleformer/backend/cuda/kernels/head_rows.cuh>
 #include <moduleformer/backend/cuda/kernels/stick_breaking_run.cuh>
 #include <moduleformer/core/platform.hpp>
 #include <moduleformer/core/types.hpp>
@@ -78,7 +79,7 @@ struct StickBreakingForward {
     int const d = shape.head_size, row = thread.index() / lanes, run = thread.index() % lanes * run_keys;
     Index const stride = shape.stride(), column = static_cast<Index>(head) * d;
     Index const place = tile.matrix_row() * stride + column;
-    HeadRows<S> const queries{call.q + place, stride, tile.rows, call.packed};
+    HeadRows<S> const queries{call.q + place, stride, 0, tile.rows, call.packed};
     S const* const all_keys = call.k + tile.sequence.key_begin * stride + column;
     S const* const all_values = call.v + tile.sequence.key_begin * stride + column;
     int const end = row < tile.rows ? tile.visible_end(row) : 0, newest = tile.visible_end(tile.rows - 1);
@@ -93,7 +94,7 @@ struct StickBreakingForward {
       int const keys = newest - oldest < size ? newest - oldest : size;
       Sums products;
       Product::clear(products);
-      Product::scores(thread, staging, queries, HeadRows<S>{all_keys + oldest * stride, stride, keys, call.packed}, d, products);
+      Product::scores(thread, staging, queries, HeadRows<S>{all_keys + oldest * stride, stride, 0, keys, call.packed}, d, products);
       Product::put_scores(thread, products, scores);
       thread.sync();
       float x[run_keys];
@@ -106,7 +107,7 @@ struct StickBreakingForward {
       alive = thread.sync_or(row < tile.rows && !(log_stick < call.log_bound));  // NaN goes on
       for (int c = 0; c < d; c += size) {
         if (d > size) load_sums(thread, tile, place, c, first, out);
-        HeadRows<S> const values{all_values + oldest * stride + c, stride, keys, call.packed};
+        HeadRows<S> const values{all_values + oldest * stride + c, stride, 0, keys, call.packed};
         Product::template weighted<false>(thread, staging, scores, values, d - c, out);
         if (d > size) store_sums(thread, tile, place, c, out);
       }
