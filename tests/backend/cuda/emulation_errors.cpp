@@ -187,6 +187,19 @@ BOOST_AUTO_TEST_CASE(launches_that_no_device_takes) {
   BOOST_TEST(device.backend().stream().launches() == 1);
 }
 
+BOOST_AUTO_TEST_CASE(too_little_memory) {
+  mf::test::RestoredOptions const restored;
+  Device<Backend> device;
+  mf::emulation_options().memory_bytes = 1000;
+  auto const held = device.allocate<float>(100);
+  BOOST_CHECK_EXCEPTION(device.allocate<float>(151), mf::CudaError, [](mf::CudaError const& error) {
+    return error.what() == std::string("device memory: 604 bytes were asked for, 600 of 1000 are free");
+  });
+  fill(device.backend(), held, 1.0f);
+  { Device<Backend>{}.allocate<float>(150); }
+  { Device<Backend>{}.allocate<float>(150); }  // what was freed is free
+}
+
 // The failing block that comes first in order is the one that is reported, if one worker runs them.
 BOOST_AUTO_TEST_CASE(the_block_is_named) {
   mf::test::RestoredOptions const restored;

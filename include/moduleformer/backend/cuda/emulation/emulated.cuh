@@ -12,6 +12,8 @@
 
 #include <sanitizer/asan_interface.h>
 
+#include <algorithm>
+#include <atomic>
 #include <cstddef>
 #include <cstring>
 #include <new>
@@ -27,11 +29,22 @@ struct Emulated {
   struct Memory {
     static constexpr bool is_host_memory = false;  // kernels read it, callers do not
     static void* allocate(std::size_t bytes) {
-      void* const data = ::operator new(bytes, std::align_val_t{alignment}, std::nothrow);
-      if (data == nullptr) fail<CudaError>("device memory: ", bytes, " bytes were asked for");
+      std::size_t const total = emulation_options().memory_bytes, held = used.fetch_add(bytes);
+      void* const data = held <= total && bytes <= total - held
+                             ? ::operator new(bytes, std::align_val_t{alignment}, std::nothrow)
+                             : nullptr;
+      if (data == nullptr) {
+        used -= bytes;
+        fail<CudaError>("device memory: ", bytes, " bytes were asked for, ", total - std::min(total, held), " of ", total,
+                        " are free");
+      }
       return std::memset(data, 0xff, bytes);
     }
-    static void deallocate(void* data, std::size_t) noexcept { ::operator delete(data, std::align_val_t{alignment}); }
+    static void deallocate(void* data, std::size_t bytes) noexcept {
+      ::operator delete(data, std::align_val_t{alignment});
+      used -= bytes;
+    }
+
     static void lend(void* data, std::size_t bytes) {
       ASAN_UNPOISON_MEMORY_REGION(data, bytes);
       std::memset(data, 0xff, bytes);
@@ -42,6 +55,7 @@ struct Emulated {
 
    private:
     static constexpr std::size_t alignment = 64;
+    static inline std::atomic<std::size_t> used{0};
   };
 
   class Stream {

@@ -18,6 +18,7 @@ struct Options {
   int workers = 1;         // host threads over which blocks are spread
   /// Bytes of shared memory that a block may have: those of compute capability 8.0.
   std::size_t shared_limit = 163 << 10;
+  std::size_t memory_bytes = std::size_t{64} << 30;  // that the device has
 };
 
 }  // namespace moduleformer::emulation
