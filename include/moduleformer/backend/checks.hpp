@@ -92,6 +92,15 @@ void expect_attention(char const* where, AttentionExtents const& extents, Matrix
   expects(k.extent(0) == v.extent(0), where, ": found ", k.extent(0), " keys but ", v.extent(0), " values");
 }
 
+/// A sequence that the host knows.
+inline void expect_sequence(char const* where, AttentionExtents const& extents, Sequence const& s, Index query_rows,
+                            Index keys) {
+  expects(s.query_begin >= 0 && s.query_count >= 0 && s.key_begin >= 0 && s.key_count >= s.query_count &&
+              (s.query_begin + s.query_count) * extents.rows_per_token <= query_rows && s.key_begin + s.key_count <= keys,
+          where, ": a sequence of queries ", s.query_begin, " + ", s.query_count, ", keys ", s.key_begin, " + ",
+          s.key_count, " does not fit ", query_rows, " query rows and ", keys, " keys, or has fewer keys than queries");
+}
+
 }  // namespace detail
 
 }  // namespace moduleformer

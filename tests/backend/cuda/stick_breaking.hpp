@@ -130,6 +130,38 @@ BOOST_AUTO_TEST_CASE_TEMPLATE(parts_of_the_keys_combine, B, Backends) {
     }
 }
 
+// The matrix reproduces what the blocked kernel computed; 0 where a row does not see the key.
+BOOST_AUTO_TEST_CASE_TEMPLATE(weights_times_values_are_the_output, B, Backends) {
+  using S = typename B::Scalar;
+  AttentionCase const c{{2, 12, 2, 0}, {{1, 30, 5, 70}}, 32, 80};
+  Sequence const& s = c.sequences[0];
+  auto const in = stored_inputs<S>(c, 51);
+  for (auto const variant : variants) {
+    auto const out = attend<B>(c, variant, in);
+    auto const weights = in_all_orders<B>([&](Device<B>& device) {
+      auto const a = device.template allocate<float>(2, 2, s.query_count, s.key_count);
+      stick_breaking_weights(device.backend(), variant, c.extents, s,
+                             device.template upload<S>(in.q.values(), c.rows(), c.width()),
+                             device.template upload<S>(in.k.values(), c.keys, c.width()), a);
+      return device.download(a);
+    });
+    for (Index i = 0; i < s.query_count * 2; ++i)
+      for (Index h = 0; h < 2; ++h) {
+        float const* const a = weights.data() + ((i % 2 * 2 + h) * s.query_count + i / 2) * s.key_count;
+        Index const position = s.key_count - s.query_count + i / 2, row = s.query_begin * 2 + i;
+        double rest = 1;
+        for (Index j = 0; j < s.key_count; ++j) rest -= static_cast<double>(a[j]);
+        for (Index j = position + (variant.inclusive ? 1 : 0); j < s.key_count; ++j) BOOST_TEST(a[j] == 0.0f);
+        BOOST_TEST(std::abs(rest - std::exp(out.log_stick[static_cast<std::size_t>(row * 2 + h)])) < 1e-6);
+        for (Index x = h * 12; x < (h + 1) * 12; ++x) {
+          double y = variant.keep_remainder ? rest * in.v(s.key_begin + position, x) : 0.0;
+          for (Index j = 0; j < s.key_count; ++j) y += static_cast<double>(a[j]) * in.v(s.key_begin + j, x);
+          BOOST_TEST(std::abs(y - out.y[static_cast<std::size_t>(row * c.width() + x)]) < (sizeof(S) == 4 ? 1e-5 : 2e-2));
+        }
+      }
+  }
+}
+
 BOOST_AUTO_TEST_CASE_TEMPLATE(misfits_are_named, B, Backends) {
   using S = typename B::Scalar;
   auto const c = single(4, 4, 2, 4, 2);
@@ -137,6 +169,11 @@ BOOST_AUTO_TEST_CASE_TEMPLATE(misfits_are_named, B, Backends) {
   auto wrong = c;
   wrong.extents.head_size = 3;
   BOOST_CHECK_THROW((void)attend<B>(wrong, {}, in), Error);
+  Device<B> device;
+  auto const q = device.template allocate<S>(8, 8), k = device.template allocate<S>(4, 8);
+  auto const weights = device.template allocate<float>(2, 2, 4, 4);
+  for (Sequence const bad : {Sequence{0, 4, 0, 3}, {1, 4, 0, 4}, {0, 4, 1, 4}, {-1, 4, 0, 4}})
+    BOOST_CHECK_THROW(stick_breaking_weights(device.backend(), {}, c.extents, bad, q, k, weights), Error);
 }
 
 BOOST_AUTO_TEST_SUITE_END()

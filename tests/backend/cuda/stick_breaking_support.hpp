@@ -7,6 +7,7 @@
 
 #include <moduleformer/backend/cuda/stick_breaking.cuh>
 #include <moduleformer/backend/cuda/stick_breaking_backward.cuh>
+#include <moduleformer/backend/cuda/stick_breaking_weights.cuh>
 
 #include <cstdint>
 #include <sstream>

@@ -185,13 +185,7 @@ template <Real S>
 void check_attention(char const* where, AttentionExtents const& extents, Vector<Sequence const> sequences,
                      Matrix<S const> q, Matrix<S const> k, Matrix<S const> v) {
   expect_attention(where, extents, q, k, v);
-  Index const slots = extents.rows_per_token;
-  for (Sequence const& s : sequences)
-    expects(s.query_begin >= 0 && s.query_count >= 0 && s.key_begin >= 0 && s.key_count >= s.query_count &&
-                (s.query_begin + s.query_count) * slots <= q.extent(0) && s.key_begin + s.key_count <= k.extent(0),
-            where, ": a sequence of queries ", s.query_begin, " + ", s.query_count, ", keys ", s.key_begin, " + ",
-            s.key_count, " does not fit ", q.extent(0), " query rows and ", k.extent(0), " keys, or has fewer keys",
-            " than queries");
+  for (Sequence const& s : sequences) expect_sequence(where, extents, s, q.extent(0), k.extent(0));
 }
 
 /// Whether the sequences leave out query rows.
