@@ -14,7 +14,6 @@
 #include <cstdint>
 #include <stdexcept>
 #include <string>
-#include <utility>
 #include <vector>
 
 namespace mf = moduleformer;
@@ -207,7 +206,8 @@ BOOST_AUTO_TEST_CASE(the_block_is_named) {
     if (thread.block() % 10 == 7 && thread.index() == 0) return;
     thread.sync();
   };
-  for (auto const& [order, block] : {std::pair{Order::forward, "block 7:"}, std::pair{Order::reverse, "block 27:"}}) {
+  for (Order const order : {Order::forward, Order::reverse}) {
+    std::string const block = order == Order::forward ? "block 7:" : "block 27:";
     mf::emulation_options().order = order;
     Device<Backend> device;
     BOOST_CHECK_EXCEPTION(device.backend().launch(Kernel<decltype(kernel)>{&kernel}, 30), mf::Error,
