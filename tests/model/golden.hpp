@@ -126,8 +126,16 @@ class GoldenComparison {
   std::map<std::string, std::pair<double, std::string>> errors_;
 };
 
+/// A copy of values in backend memory.
+template <class B, class A>
+std::vector<A> on_host(B& backend, Vector<A const> values) {
+  std::vector<A> host(static_cast<std::size_t>(values.size()));
+  to_host(backend, values, host.data());
+  return host;
+}
+
 /// Logits and everything that an observation sees.
-template <class Model, class S = typename Model::Scalar>
+template <class Model, class S = typename Model::Accumulator>
 void check_golden_forward(Model const& model, typename Model::SessionType& session, GoldenComparison<S>& golden) {
   Observation<S> seen{.want_hidden_states = true, .want_routing = true, .want_attention = true};
   auto const logits = model.logits(session, golden.batch(), {.observation = &seen});
@@ -148,7 +156,7 @@ void check_golden_forward(Model const& model, typename Model::SessionType& sessi
 }
 
 /// Loss, auxiliary loss and the gradient of every parameter.
-template <class Model, class S = typename Model::Scalar>
+template <class Model, class S = typename Model::Accumulator>
 void check_golden_gradients(Model const& model, typename Model::SessionType& session, GoldenComparison<S>& golden) {
   auto gradient = model.make_gradient();
   fill(session.backend(), gradient.values(), S(0));
@@ -159,13 +167,12 @@ void check_golden_gradients(Model const& model, typename Model::SessionType& ses
   if (golden.has_mask()) golden.skip("aux_loss");
   else golden.compare("aux_loss", "aux_loss", std::vector{report.auxiliary}, 1e-9, 2e-5);
   for (Segment const& segment : model.table().segments()) {
-    auto const values = gradient.segment(segment);
-    golden.compare("grad", "grad." + segment.name, std::vector<S>(values.begin(), values.end()), 1e-9, 2e-4);
+    golden.compare("grad", "grad." + segment.name, on_host(session.backend(), gradient.segment(segment)), 1e-9, 2e-4);
   }
 }
 
 /// Three steps of AdamW. A float's step has an arbitrary sign where the gradient is next to nothing.
-template <class Model, class S = typename Model::Scalar>
+template <class Model, class S = typename Model::Accumulator>
 void check_golden_training(Model& model, GoldenComparison<S>& golden) {
   Trainer trainer{model, AdamW{.learning_rate = 3e-3, .beta1 = 0.9, .beta2 = 0.95, .epsilon = 1e-8, .weight_decay = 0.1,
                                .clip_norm = 1, .decay = Decay::everything}};
@@ -174,11 +181,10 @@ void check_golden_training(Model& model, GoldenComparison<S>& golden) {
   golden.compare("adamw.losses", "adamw.losses", losses, 1e-9, 2e-4);
   for (std::size_t i = 0; i < model.table().count(); ++i) {
     std::string const& name = model.table()[i].name;
-    auto const values = model.values(i);
     auto const gradient = golden.expected().template tensor<double>("grad." + name).values;
     double largest = 0;
     for (double const g : gradient) largest = std::max(largest, std::abs(g));
-    golden.compare_if("adamw", "adamw." + name, std::vector<S>(values.begin(), values.end()), 1e-6, 2e-4, [&](std::size_t at) {
+    golden.compare_if("adamw", "adamw." + name, on_host(trainer.session().backend(), model.values(i)), 1e-6, 2e-4, [&](std::size_t at) {
       return std::is_same_v<S, double> || gradient[at] == 0 || std::abs(gradient[at]) > 1e-4 * largest;
     });
   }
@@ -186,7 +192,7 @@ void check_golden_training(Model& model, GoldenComparison<S>& golden) {
 
 template <class Model>
 void check_golden(std::string const& name) {
-  using S = typename Model::Scalar;
+  using S = typename Model::Accumulator;
   auto model = load<Model>(golden_path(name), {.map = false});
   GoldenComparison<S> golden(name);
   typename Model::SessionType session{SessionOptions{.threads = 2}};

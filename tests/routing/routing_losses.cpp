@@ -115,7 +115,7 @@ BOOST_AUTO_TEST_CASE(weighted_sum_lists_the_numbers_of_its_losses) {
   std::vector<std::pair<std::string, double>> seen;
   sum.visit(sum, [&](std::string_view key, double& number) { seen.emplace_back(key, number++); });
   BOOST_TEST((seen == std::vector<std::pair<std::string, double>>{{"mi", 0.5}, {"switch", 2}, {"switch.z_weight", 0.1}}));
-  BOOST_TEST(std::get<1>(sum.losses).z_weight == 1.1);
+  BOOST_TEST(mf::detail::loss_at<1>(sum.losses).z_weight == 1.1);
 }
 
 BOOST_AUTO_TEST_CASE(uniform_routing) {

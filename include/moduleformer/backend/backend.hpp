@@ -15,6 +15,7 @@
 #include <moduleformer/backend/arguments.hpp>
 #include <moduleformer/backend/workspace.hpp>
 #include <moduleformer/core/functors.hpp>
+#include <moduleformer/core/platform.hpp>
 #include <moduleformer/core/policy.hpp>
 
 #include <concepts>
@@ -28,6 +29,15 @@ struct StickBreakingVariant {
   bool inclusive = true;
   bool keep_remainder = false;
 };
+
+namespace detail {
+
+/// What invoke() is asked to run, in the concept below.
+struct DoNothing {
+  MODULEFORMER_HOST_DEVICE void operator()() const {}
+};
+
+}  // namespace detail
 
 namespace concepts {
 
@@ -52,7 +62,7 @@ concept Memory = requires(B& b, Vector<typename B::Scalar> x, Vector<typename B:
   from_host(b, static_cast<typename B::Scalar const*>(host), x);
   from_host(b, static_cast<ExpertId const*>(ids), i);
   to_host(b, numbers, host_numbers);
-  invoke(b, [] {});                                            // f() where the backend's memory can be read
+  invoke(b, detail::DoNothing{});                              // f() where the backend's memory can be read
 };
 
 /// Dense products with W (N,K) as PyTorch's Linear stores it.

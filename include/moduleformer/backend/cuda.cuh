@@ -6,11 +6,13 @@
 #include <moduleformer/backend/backend.hpp>
 #include <moduleformer/backend/cuda/cuda.cuh>
 #include <moduleformer/backend/cuda/gpu.cuh>
-#include <moduleformer/backend/cuda/memory.cuh>
+#include <moduleformer/backend/cuda/primitives.cuh>
 
 namespace moduleformer {
 
 template <CudaScalar S>
 using Cuda = CudaBackend<S, Gpu>;
+
+static_assert(Backend<Cuda<float>> && Backend<Cuda<bfloat16>>);
 
 }  // namespace moduleformer

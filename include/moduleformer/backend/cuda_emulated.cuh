@@ -6,11 +6,13 @@
 #include <moduleformer/backend/backend.hpp>
 #include <moduleformer/backend/cuda/cuda.cuh>
 #include <moduleformer/backend/cuda/emulation/emulated.cuh>
-#include <moduleformer/backend/cuda/memory.cuh>
+#include <moduleformer/backend/cuda/primitives.cuh>
 
 namespace moduleformer {
 
 template <CudaScalar S>
 using CudaEmulated = CudaBackend<S, Emulated>;
+
+static_assert(Backend<CudaEmulated<float>> && Backend<CudaEmulated<bfloat16>>);
 
 }  // namespace moduleformer

@@ -8,10 +8,32 @@
 #include <cstddef>
 #include <string>
 #include <string_view>
-#include <tuple>
 #include <utility>
 
 namespace moduleformer {
+
+namespace detail {
+
+// Losses by their place. std::tuple would do, were it trivially copyable: the losses go to where the sums are.
+template <std::size_t place, class Loss>
+struct PlacedLoss {
+  Loss loss{};
+};
+template <class Places, class... Losses>
+struct LossList;
+template <std::size_t... places, class... Losses>
+struct LossList<std::index_sequence<places...>, Losses...> : PlacedLoss<places, Losses>... {};
+
+template <std::size_t place, class Loss>
+constexpr Loss& loss_at(PlacedLoss<place, Loss>& list) {
+  return list.loss;
+}
+template <std::size_t place, class Loss>
+constexpr Loss const& loss_at(PlacedLoss<place, Loss> const& list) {
+  return list.loss;
+}
+
+}  // namespace detail
 
 template <RoutingLoss... Losses>
 struct WeightedSum {
@@ -20,20 +42,21 @@ struct WeightedSum {
   static constexpr std::string_view name = "weighted_sum";
 
   std::array<double, sizeof...(Losses)> weights{};  // in the order of Losses
-  std::tuple<Losses...> losses{};
+  detail::LossList<std::index_sequence_for<Losses...>, Losses...> losses{};
 
   /// Each weight under its loss's name, and numbers of a loss under "name.number".
   template <class Self, class Visitor>
   static void visit(Self& self, Visitor&& visit) {
-    std::size_t i = 0;
-    auto const one = [&]<class Loss>(Loss& loss) {
-      visit(Loss::name, self.weights[i++]);
+    auto const one = [&]<class Loss>(Loss& loss, auto& weight) {
+      visit(Loss::name, weight);
       auto const inner = [&](std::string_view key, auto& number) {
         visit(std::string_view(std::string(Loss::name) + "." + std::string(key)), number);
       };
       if constexpr (requires { Loss::visit(loss, inner); }) Loss::visit(loss, inner);
     };
-    std::apply([&](auto&... each) { (one(each), ...); }, self.losses);
+    [&]<std::size_t... places>(std::index_sequence<places...>) {
+      (one(detail::loss_at<places>(self.losses), self.weights[places]), ...);
+    }(std::index_sequence_for<Losses...>{});
   }
 
   [[nodiscard]] MODULEFORMER_HOST_DEVICE double value(RoutingStatistics const& sums) const {
@@ -46,9 +69,9 @@ struct WeightedSum {
   }
 
  private:
-  template <class F, std::size_t... I>
-  MODULEFORMER_HOST_DEVICE double each(F const& f, std::index_sequence<I...>) const {
-    return (f(std::get<I>(losses), weights[I]) + ...);
+  template <class F, std::size_t... places>
+  MODULEFORMER_HOST_DEVICE double each(F const& f, std::index_sequence<places...>) const {
+    return (f(detail::loss_at<places>(losses), weights[places]) + ...);
   }
 };
 
