@@ -6,6 +6,7 @@
 //
 // A kernel is a trivially copyable struct of its arguments with
 //   static constexpr int threads;                               of a block
+//   static constexpr int blocks_at_once;                        (optional) see gpu.cuh
 //   template <class Thread>
 //   MODULEFORMER_DEVICE void operator()(Thread const&) const;   what one thread does
 

@@ -37,7 +37,7 @@ void expert_forward(CudaBackend<S, P>& backend, RoutingPlan const& plan, Act con
   detail::expect_distinct("expert_forward", plan, y_rows);
   detail::expect_product_sizes("expert_forward", plan.slots(), k, n);
   kernels::ExpertEpilogue<S, Act> const epilogue{act,      plan.order.data(), gate.data(), pre.data(),
-                                                 y.data(), detail::row_map(plan, y_rows), n,
+                                                 y.data(), detail::row_map(plan, y_rows), static_cast<int>(n),
                                                  detail::packs_columns<S>(n, pre.data(), y.data())};
   detail::row_product<kernels::Stored::plain>(backend, detail::expert_schedule(plan, n, k),
                                               detail::operand<S>(x, detail::row_map(plan, x_rows)),
@@ -56,7 +56,7 @@ void expert_input_gradient(CudaBackend<S, P>& backend, RoutingPlan const& plan, 
   detail::expect_distinct("expert_input_gradient", plan, dx_rows);
   detail::expect_product_sizes("expert_input_gradient", plan.slots(), k, n);
   kernels::ExpertEpilogue<S, Identity> const epilogue{{},        plan.order.data(), nullptr, nullptr,
-                                                      dx.data(), detail::row_map(plan, dx_rows), k,
+                                                      dx.data(), detail::row_map(plan, dx_rows), static_cast<int>(k),
                                                       detail::packs_columns<S>(k, dx.data())};
   detail::row_product<kernels::Stored::transposed>(backend, detail::expert_schedule(plan, k, n),
                                                    detail::operand<S>(dy, detail::row_map(plan, dy_rows)),

@@ -40,7 +40,7 @@ void expert_backward(CudaBackend<S, P>& backend, RoutingPlan const& plan, Act co
   Matrix<float> const partial = dgate ? backend.workspace().template allocate<float>(tiles, slots) : Matrix<float>{};
   kernels::ExpertGradientEpilogue<S, Act> const epilogue{
       act,   plan.order.data(), gate.data(), z.data(), dz.data(), scaled.data(), detail::row_map(plan, z_rows), partial.data(),
-      slots, k, detail::packs_columns<S>(k, z.data(), dz.data(), scaled.data())};
+      static_cast<int>(slots), static_cast<int>(k), detail::packs_columns<S>(k, z.data(), dz.data(), scaled.data())};
   detail::row_product<kernels::Stored::transposed>(backend, detail::expert_schedule(plan, k, n),
                                                    detail::operand<S>(dy, detail::row_map(plan, dy_rows)),
                                                    detail::operand<S>(weight), epilogue, size);
@@ -61,7 +61,7 @@ void expert_weight_gradient(CudaBackend<S, P>& backend, RoutingPlan const& plan,
   detail::expect_product_sizes("expert_weight_gradient", plan.slots(), k, n);
   kernels::ContractionSchedule const schedule{plan.offsets.data() + first, static_cast<int>(count), static_cast<int>(k),
                                               static_cast<int>(n), 0, 0};
-  kernels::WeightEpilogue<true> const epilogue{dweight.data(), k, n, detail::packs_columns<S>(n, dweight.data())};
+  kernels::WeightEpilogue<true> const epilogue{dweight.data(), static_cast<int>(k), static_cast<int>(n), detail::packs_columns<S>(n, dweight.data())};
   detail::contraction_product(backend, schedule, detail::operand<S>(x, detail::row_map(plan, x_rows)),
                               detail::operand<S>(dy, detail::row_map(plan, dy_rows)), epilogue,
                               detail::gradient_tile_size(count, k, n));

@@ -25,9 +25,16 @@ void check_cuda(cudaError_t status, Parts const&... call) {
   fail<CudaError>(call..., ": ", cudaGetErrorString(status), " (", cudaGetErrorName(status), ")");
 }
 
+/// Blocks of a kernel that a multiprocessor shall hold at a time, which bounds its registers; 0: as the compiler likes.
+template <class Kernel>
+constexpr int blocks_at_once() {
+  if constexpr (requires { Kernel::blocks_at_once; }) return Kernel::blocks_at_once;
+  else return 0;
+}
+
 /// The one kernel of the library: a kernel object's call operator, once per thread.
 template <class Kernel>
-__global__ void __launch_bounds__(Kernel::threads) run_kernel(__grid_constant__ Kernel const kernel) {
+__global__ void __launch_bounds__(Kernel::threads, blocks_at_once<Kernel>()) run_kernel(__grid_constant__ Kernel const kernel) {
   kernel(GpuThread{});
 }
 

@@ -34,7 +34,7 @@ void dense_forward(CudaBackend<S, P>& backend, Matrix<S const> x, Matrix<S const
   if (bias) expect_extents("linear", "bias", bias, n);
   expect_product_sizes("linear", m, n, k);
   kernels::RowSchedule const schedule{nullptr, static_cast<int>(m), 1, static_cast<int>(n), static_cast<int>(k)};
-  kernels::LinearEpilogue<S, Out> const epilogue{bias.data(), y.data(), n, false, packs_columns<S>(n, bias.data(), y.data())};
+  kernels::LinearEpilogue<S, Out> const epilogue{bias.data(), y.data(), static_cast<int>(n), false, packs_columns<S>(n, bias.data(), y.data())};
   row_product<kernels::Stored::transposed>(backend, schedule, operand<S>(x), operand<S>(weight), epilogue,
                                            product_tile_size(m, 1, n));
 }
@@ -64,7 +64,7 @@ void linear_input_gradient(CudaBackend<S, P>& backend, Arg<Matrix<S const>> dy, 
   detail::expect_extents("linear_input_gradient", "dx", dx, m, k);
   detail::expect_product_sizes("linear_input_gradient", m, n, k);
   kernels::RowSchedule const schedule{nullptr, static_cast<int>(m), 1, static_cast<int>(k), static_cast<int>(n)};
-  kernels::LinearEpilogue<S, S> const epilogue{nullptr, dx.data(), k, accumulate, detail::packs_columns<S>(k, dx.data())};
+  kernels::LinearEpilogue<S, S> const epilogue{nullptr, dx.data(), static_cast<int>(k), accumulate, detail::packs_columns<S>(k, dx.data())};
   detail::row_product<kernels::Stored::plain>(backend, schedule, detail::operand<S>(dy), detail::operand<S>(weight), epilogue,
                                               detail::product_tile_size(m, 1, k));
 }
@@ -85,13 +85,13 @@ void linear_weight_gradient(CudaBackend<S, P>& backend, Arg<Matrix<S const>> dy,
                                               static_cast<int>(k), static_cast<int>(depth), static_cast<int>(m)};
   auto const a = detail::operand<S>(dy, {}, first), b = detail::operand<S>(x);
   if (parts == 1) {
-    kernels::WeightEpilogue<true> const epilogue{dweight.data(), n, k, detail::packs_columns<S>(k, dweight.data())};
+    kernels::WeightEpilogue<true> const epilogue{dweight.data(), static_cast<int>(n), static_cast<int>(k), detail::packs_columns<S>(k, dweight.data())};
     detail::contraction_product(backend, schedule, a, b, epilogue, size);
     return;
   }
   Scope const scope{backend.workspace()};
   auto const partial = backend.workspace().template allocate<float>(parts, n * k);
-  kernels::WeightEpilogue<false> const epilogue{partial.data(), n, k, detail::packs_columns<S>(k, partial.data())};
+  kernels::WeightEpilogue<false> const epilogue{partial.data(), static_cast<int>(n), static_cast<int>(k), detail::packs_columns<S>(k, partial.data())};
   detail::contraction_product(backend, schedule, a, b, epilogue, size);
   detail::add_parts(backend, partial, nullptr, dweight.data(), true);
 }

@@ -33,13 +33,13 @@ template <class S>
 kernels::Operand<S> operand(Matrix<S const> x, kernels::RowMap map = {}, Index first_column = 0) {
   S const* const data = x.data() + first_column;
   bool const packed = kernels::may_pack<kernels::pack_size<S>>(data) && x.extent(1) % kernels::pack_size<S> == 0;
-  return {data, x.extent(1), 0, map, packed};
+  return {data, static_cast<int>(x.extent(1)), 0, map, packed};
 }
 /// A matrix for each expert.
 template <class S>
 kernels::Operand<S> operand(TensorView<S const, 3> w) {
   bool const packed = kernels::may_pack<kernels::pack_size<S>>(w.data()) && w.extent(2) % kernels::pack_size<S> == 0;
-  return {w.data(), w.extent(2), w.extent(1) * w.extent(2), {}, packed};
+  return {w.data(), static_cast<int>(w.extent(2)), w.extent(1) * w.extent(2), {}, packed};
 }
 
 /// Whether the epilogue may move 16 bytes of `columns` columns at a time.
@@ -60,7 +60,7 @@ template <kernels::Stored A, kernels::Stored B, class Tile, CudaScalar S, class 
 void launch_tiles(CudaBackend<S, P>& backend, Schedule const& schedule, kernels::Operand<S> const& a,
                   kernels::Operand<S> const& b, Epilogue const& epilogue, Index most_tiles) {
   using Kernel = kernels::Product<ProductEngine<Tile, A, B>, Schedule, Epilogue>;
-  Index const blocks = std::min<Index>(most_tiles, Index{backend.processors()} * blocks_per_processor<Tile>);
+  Index const blocks = std::min<Index>(most_tiles, Index{backend.processors()} * Tile::blocks);
   int experts = 0;
   if constexpr (!Schedule::gathers_contraction) experts = schedule.experts;
   backend.launch(Kernel{schedule, a, b, epilogue}, blocks, Kernel::shared_bytes(experts));

@@ -12,18 +12,18 @@
 
 namespace moduleformer::detail {
 
-/// Of a float product: 16 x 16 threads, each with rows/16 x columns/16 sums.
-template <int Rows, int Columns>
+/// Of a float product: 16 x 16 threads, each with rows/16 x columns/16 sums; blocks that a multiprocessor holds.
+template <int Rows, int Columns, int Blocks>
 struct FloatTile {
   using Scalar = float;
-  static constexpr int rows = Rows, columns = Columns, depth = 16, stages = 3, threads = 256;
+  static constexpr int rows = Rows, columns = Columns, depth = 16, stages = 3, threads = 256, blocks = Blocks;
 };
 
 /// Of a bfloat16 product: warps that have warp_rows x warp_columns of the tile.
-template <int Rows, int Columns, int WarpRows, int WarpColumns, int Stages>
+template <int Rows, int Columns, int WarpRows, int WarpColumns, int Stages, int Blocks>
 struct TensorTile {
   using Scalar = bfloat16;
-  static constexpr int rows = Rows, columns = Columns, depth = 64, stages = Stages;
+  static constexpr int rows = Rows, columns = Columns, depth = 64, stages = Stages, blocks = Blocks;
   static constexpr int warp_rows = WarpRows, warp_columns = WarpColumns;
   static constexpr int threads = Rows / WarpRows * (Columns / WarpColumns) * 32;
 };
@@ -32,22 +32,18 @@ struct TensorTile {
 /// for a handful of rows, where the weights are all that is read.
 template <class S>
 struct ProductTiles {
-  using Large = FloatTile<128, 128>;
-  using Medium = FloatTile<64, 64>;
-  using Small = FloatTile<16, 64>;
+  using Large = FloatTile<128, 128, 1>;
+  using Medium = FloatTile<64, 64, 2>;
+  using Small = FloatTile<16, 64, 2>;
 };
 template <>
 struct ProductTiles<bfloat16> {
-  using Large = TensorTile<128, 128, 64, 64, 3>;
-  using Medium = TensorTile<64, 64, 32, 32, 3>;
-  using Small = TensorTile<16, 64, 16, 16, 4>;
+  using Large = TensorTile<128, 128, 64, 64, 3, 2>;
+  using Medium = TensorTile<64, 64, 32, 32, 3, 4>;
+  using Small = TensorTile<16, 64, 16, 16, 4, 4>;
 };
 
 enum class TileSize { small, medium, large };
-
-/// Blocks that a multiprocessor holds at a time.
-template <class Tile>
-inline constexpr int blocks_per_processor = Tile::rows == 128 ? 2 : 4;
 
 /// Tiles that a product should have: the multiprocessors of a large device, so that sizes alone decide.
 inline constexpr Index wanted_product_tiles = 132;

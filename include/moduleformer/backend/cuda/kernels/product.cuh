@@ -25,7 +25,7 @@ struct Product {
   using S = typename Tile::Scalar;
   using PartA = typename Engine::PartA;
   using PartB = typename Engine::PartB;
-  static constexpr int threads = Tile::threads;
+  static constexpr int threads = Tile::threads, blocks_at_once = Tile::blocks;
   static constexpr int stages = Tile::stages, depth = Tile::depth, stage_size = PartA::size + PartB::size;
   static constexpr bool gathers = Schedule::gathers_contraction;
   /// Numbers of rows in shared memory: of a tile's slots, or of A's and B's terms of each stage.

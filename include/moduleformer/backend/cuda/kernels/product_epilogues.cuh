@@ -19,11 +19,11 @@ struct LinearEpilogue {
   static constexpr bool adds = false, row_sums = false;
   S const* bias;  // (N) or null
   Out* y;
-  Index columns;  // N
+  int columns;    // N
   bool add;
   bool packed;
 
-  [[nodiscard]] MODULEFORMER_DEVICE Out* row(ProductTile const&, int row) const { return y + row * columns; }
+  [[nodiscard]] MODULEFORMER_DEVICE Out* row(ProductTile const&, int row) const { return y + static_cast<Index>(row) * columns; }
   template <int W>
   MODULEFORMER_DEVICE float put(Out* row, int column, int left, float const (&sums)[W]) const {
     float values[W], other[W];
@@ -59,11 +59,11 @@ struct ExpertEpilogue {
   S* pre;             // sorted, or null
   S* y;
   RowMap y_row;
-  Index columns;
+  int columns;
   bool packed;
 
   [[nodiscard]] MODULEFORMER_DEVICE Row row(ProductTile const&, int p) const {
-    return {pre == nullptr ? nullptr : pre + p * columns, y + y_row(p) * columns, gate == nullptr ? 1.0f : gate[order[p]]};
+    return {pre == nullptr ? nullptr : pre + static_cast<Index>(p) * columns, y + static_cast<Index>(y_row(p)) * columns, gate == nullptr ? 1.0f : gate[order[p]]};
   }
   template <int W>
   MODULEFORMER_DEVICE float put(Row const& row, int column, int left, float const (&z)[W]) const {
@@ -93,12 +93,12 @@ struct ExpertGradientEpilogue {
   S* scaled;  // or null
   RowMap z_row;
   float* partial;  // (column tiles, P) or null
-  Index slots;
-  Index columns;
+  int slots;
+  int columns;
   bool packed;
 
   [[nodiscard]] MODULEFORMER_DEVICE Row row(ProductTile const&, int p) const {
-    return {z_row(p) * columns, gate == nullptr ? 1.0f : gate[order[p]]};
+    return {static_cast<Index>(z_row(p)) * columns, gate == nullptr ? 1.0f : gate[order[p]]};
   }
   template <int W>
   MODULEFORMER_DEVICE float put(Row const& row, int column, int left, float const (&g)[W]) const {
@@ -117,7 +117,7 @@ struct ExpertGradientEpilogue {
     return sum;
   }
   MODULEFORMER_DEVICE void row_sum(int p, int column_tile, float sum) const {
-    if (partial != nullptr) partial[column_tile * slots + p] = sum;
+    if (partial != nullptr) partial[static_cast<Index>(column_tile) * slots + p] = sum;
   }
 };
 
@@ -126,12 +126,12 @@ template <bool Add>
 struct WeightEpilogue {
   static constexpr bool adds = Add, row_sums = false;
   float* out;
-  Index rows;
-  Index columns;
+  int rows;
+  int columns;
   bool packed;
 
   [[nodiscard]] MODULEFORMER_DEVICE float* row(ProductTile const& tile, int row) const {
-    return out + (tile.batch * rows + row) * columns;
+    return out + (static_cast<Index>(tile.batch) * rows + row) * columns;
   }
   template <int W>
   MODULEFORMER_DEVICE float put(float* row, int column, int left, float const (&sums)[W]) const {

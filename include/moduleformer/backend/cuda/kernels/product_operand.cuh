@@ -35,7 +35,7 @@ inline constexpr int no_row = -1;
 template <class S>
 struct Operand {
   S const* data = nullptr;
-  Index stride = 0;        // elements from row to row
+  int stride = 0;          // elements from row to row
   Index batch_stride = 0;  // elements from one expert's matrix to the next; 0: one matrix for all
   RowMap row{};
   bool packed = false;  // rows begin at 16 aligned bytes
@@ -63,30 +63,26 @@ struct SharedPart {
 template <class Part, int Threads, class Thread, class S, class RowOf>
 MODULEFORMER_DEVICE void load_part(Thread const& thread, S* to, Operand<S> const& from, S const* data, int column, int end,
                                    RowOf const& row_of) {
-  constexpr int chunk = Part::chunk, chunks = Part::chunks, total = Part::rows * chunks;
-  constexpr int passes = (total + Threads - 1) / Threads;
-  int const width = end - column < Part::columns ? end - column : Part::columns;
-  auto const left = [&](int row, int c) {
-    int const count = width - c * chunk;
-    return row == no_row || count <= 0 ? 0 : count < chunk ? count : chunk;
-  };
+  constexpr int chunk = Part::chunk, chunks = Part::chunks, rows_at_once = Threads / chunks;
+  static_assert(Threads % chunks == 0, "moduleformer: threads take whole rows of a part");
+  int const first = thread.index() / chunks, c = thread.index() % chunks;
+  int const left = end - column - c * chunk, count = left < 0 ? 0 : left < chunk ? left : chunk;
+  S const* const column_data = data + (count > 0 ? column + c * chunk : 0);  // never past the end
   if (from.packed) {
     MODULEFORMER_UNROLL
-    for (int pass = 0; pass < passes; ++pass) {
-      int const i = pass * Threads + thread.index(), r = i / chunks, c = i % chunks;
-      if (total % Threads != 0 && i >= total) break;
-      int const row = row_of(r), count = left(row, c);
-      S const* const place = count > 0 ? data + row * from.stride + column + c * chunk : data;
-      thread.copy_async(to + Part::at(r, c), place, count * static_cast<int>(sizeof(S)));
+    for (int r = first; r < first + Part::rows; r += rows_at_once) {
+      if (Part::rows % rows_at_once != 0 && r >= Part::rows) break;
+      int const row = row_of(r), bytes = row == no_row ? 0 : count * static_cast<int>(sizeof(S));
+      thread.copy_async(to + Part::at(r, c), column_data + static_cast<Index>(row < 0 ? 0 : row) * from.stride, bytes);
     }
   } else {
-    for (int i = thread.index(); i < total; i += Threads) {
-      int const r = i / chunks, c = i % chunks, row = row_of(r), count = left(row, c);
-      S const* const place = count > 0 ? data + row * from.stride + column + c * chunk : data;
+    for (int r = first; r < Part::rows; r += rows_at_once) {
+      int const row = row_of(r);
+      S const* const place = column_data + static_cast<Index>(row < 0 ? 0 : row) * from.stride;
       Pack<S, chunk> pack{};
       MODULEFORMER_UNROLL
-      for (int j = 0; j < chunk; ++j)
-        if (j < count) pack.values[j] = place[j];
+      for (int i = 0; i < chunk; ++i)
+        if (row != no_row && i < count) pack.values[i] = place[i];
       *reinterpret_cast<Pack<S, chunk>*>(to + Part::at(r, c)) = pack;
     }
   }
