@@ -64,9 +64,10 @@ inline std::vector<TokenId> random_labels(Index count, Index vocabulary) {
 BOOST_AUTO_TEST_CASE_TEMPLATE(cross_entropy_and_its_gradients, B, Backends) {
   using S = typename B::Scalar;
   // A chunk holds 4096 rows of a small vocabulary; beyond a vocabulary of 2048 blocks are large.
-  for (LossSize const& size : {LossSize{0, 3, 4}, LossSize{1, 1, 1}, LossSize{1, 257, 5}, LossSize{7, 2, 33}, LossSize{35, 13, 8},
-                               LossSize{5, 2049, 16}, LossSize{6, 4104, 8}, LossSize{4097, 3, 4}, LossSize{130, 64, 16}}) {
-    auto const [rows, vocabulary, width] = size;
+  for (LossSize const& size :
+       {LossSize{0, 3, 4}, LossSize{1, 1, 1}, LossSize{1, 257, 5}, LossSize{7, 2, 33}, LossSize{35, 13, 8},
+        LossSize{5, 2049, 16}, LossSize{6, 4104, 8}, LossSize{4097, 3, 4}, LossSize{130, 64, 16}}) {
+    Index const rows = size.rows, vocabulary = size.vocabulary, width = size.width;
     auto x = normal_numbers<S>(rows * width, 1);
     auto const weight = normal_numbers<S>(vocabulary * width, 2);
     auto const old = normal_numbers<float>(vocabulary * width, 3, 0.01);
@@ -80,7 +81,8 @@ BOOST_AUTO_TEST_CASE_TEMPLATE(cross_entropy_and_its_gradients, B, Backends) {
       auto const dx = device.template allocate<S>(rows, width);
       auto const dweight = device.template upload<float>(old, vocabulary, width);
       auto const loss = device.template allocate<double>(3);
-      auto const data = device.template upload<S>(x, rows, width), table = device.template upload<S>(weight, vocabulary, width);
+      auto const data = device.template upload<S>(x, rows, width),
+                 table = device.template upload<S>(weight, vocabulary, width);
       auto const targets = device.upload(labels);
       cross_entropy(device.backend(), data, table, targets, scale, dx, dweight, loss.rows(0, 1));
       auto values = device.template download<float>(dx);
@@ -115,29 +117,33 @@ BOOST_AUTO_TEST_CASE_TEMPLATE(cross_entropy_and_its_gradients, B, Backends) {
 
 /// The kernel alone, on logits that no product makes.
 template <class B>
-std::pair<std::vector<double>, std::vector<float>> losses_of(std::vector<float> const& logits, std::vector<TokenId> const& labels) {
+std::pair<std::vector<double>, std::vector<float>> losses_of(std::vector<float> const& logits,
+                                                             std::vector<TokenId> const& labels) {
   using S = typename B::Scalar;
   Device<B> device;
   Index const rows = static_cast<Index>(labels.size()), vocabulary = static_cast<Index>(logits.size()) / rows;
   auto const d = device.template allocate<S>(rows, vocabulary);
   auto const losses = device.template allocate<double>(rows);
-  detail::cross_entropy_of_logits(device.backend(), device.upload(logits, rows, vocabulary), device.upload(labels), 1.0, d, losses);
+  detail::cross_entropy_of_logits(device.backend(), device.upload(logits, rows, vocabulary), device.upload(labels), 1.0,
+                                  d, losses);
   return {device.download(losses), device.template download<float>(d)};
 }
 
 BOOST_AUTO_TEST_CASE_TEMPLATE(logits_of_any_size, B, Backends) {
   constexpr float infinity = std::numeric_limits<float>::infinity(), largest = std::numeric_limits<float>::max();
   for (Index const more : {0, 3000}) {  // impossible classes, that change nothing
-    std::vector<float> const rows[] = {{largest, -largest, 0.0f},    // as far apart as can be
+    std::vector<float> const rows[] = {{largest, -largest, 0.0f},  // as far apart as can be
                                        {-infinity, 1.0f, 1.0f},
-                                       {-3e38f, -3e38f, -3e38f},     // all small
+                                       {-3e38f, -3e38f, -3e38f},  // all small
                                        {NAN, 0.0f, 1.0f}};
     std::vector<float> logits;
     for (auto row : rows) {
       row.resize(static_cast<std::size_t>(3 + more), -infinity);
       logits.insert(logits.end(), row.begin(), row.end());
     }
-    auto const [losses, d] = losses_of<B>(logits, {0, 1, 2, 1});
+    auto const found = losses_of<B>(logits, {0, 1, 2, 1});
+    std::vector<double> const& losses = found.first;
+    std::vector<float> const& d = found.second;
     BOOST_TEST(losses[0] == 0);
     BOOST_TEST(std::abs(losses[1] - std::log(2.0)) < 1e-7);
     BOOST_TEST(std::abs(losses[2] - std::log(3.0)) < 1e-7);
@@ -156,12 +162,12 @@ BOOST_AUTO_TEST_CASE_TEMPLATE(cross_entropy_refuses, B, Backends) {
   auto const x = device.template allocate<S>(3, 4), weight = device.template allocate<S>(6, 4);
   auto const labels = device.upload(std::vector<TokenId>{0, 1, 2});
   auto const sum = device.template allocate<double>(1);
-  BOOST_CHECK_EXCEPTION(cross_entropy(device.backend(), x, weight, labels.rows(0, 2), 1.0, {}, {}, sum), Error,
-                        [](Error const& error) {
-                          return std::string(error.what()) == "cross_entropy: expected labels of 3, found 2";
-                        });
+  BOOST_CHECK_EXCEPTION(
+      cross_entropy(device.backend(), x, weight, labels.rows(0, 2), 1.0, {}, {}, sum), Error,
+      [](Error const& error) { return std::string(error.what()) == "cross_entropy: expected labels of 3, found 2"; });
   BOOST_CHECK_THROW(cross_entropy(device.backend(), x, weight, labels, 1.0, weight, {}, sum), Error);
-  BOOST_CHECK_THROW(cross_entropy(device.backend(), x, device.template allocate<S>(6, 5), labels, 1.0, {}, {}, sum), Error);
+  BOOST_CHECK_THROW(cross_entropy(device.backend(), x, device.template allocate<S>(6, 5), labels, 1.0, {}, {}, sum),
+                    Error);
 }
 
 }  // namespace moduleformer::test

@@ -119,8 +119,8 @@ BOOST_AUTO_TEST_CASE_TEMPLATE(dropout_has_the_mask_of_its_key, B, Backends) {
     float const kept = static_cast<float>(1.0 / (1.0 - static_cast<double>(drop.probability)));
     std::vector<S> expected;
     for (Index i = 0; i < rows * width; ++i)
-      expected.push_back(number<S>((dropout_factor(drop, i) > 0 ? kept : 0.0f) *
-                                   static_cast<float>(x[static_cast<std::size_t>(i)])));
+      expected.push_back(
+          number<S>((dropout_factor(drop, i) > 0 ? kept : 0.0f) * static_cast<float>(x[static_cast<std::size_t>(i)])));
     BOOST_TEST(error_of(found, numbers<double>(expected)) == 0);
     auto const unchanged = in_all_orders<B>([&](Device<B>& device) {
       auto const out = placed<S>(device, std::vector<double>(x.size()), rows, width, offset);
@@ -201,7 +201,8 @@ BOOST_AUTO_TEST_CASE_TEMPLATE(inner_product_in_double, B, Backends) {
   for (MatrixSize const& size : {MatrixSize{0, 5}, MatrixSize{1, 1}, MatrixSize{3, 1031}, MatrixSize{1, 4096},
                                  MatrixSize{1, 4097}, MatrixSize{5, 12289}})
     for (Index const offset : {0, 1}) {
-      auto const x = normal_numbers<float>(size.rows * size.width, 1, 1, 0.5), y = normal_numbers<float>(size.rows * size.width, 2);
+      auto const x = normal_numbers<float>(size.rows * size.width, 1, 1, 0.5),
+                 y = normal_numbers<float>(size.rows * size.width, 2);
       auto const found = in_all_orders<B>([&](Device<B>& device) {
         auto const out = device.template allocate<float>(1);
         dot(device.backend(), placed<float>(device, x, size.rows, size.width, offset),

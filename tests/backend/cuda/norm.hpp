@@ -95,14 +95,16 @@ BOOST_AUTO_TEST_CASE_TEMPLATE(layer_norm_of_rows, B, Backends) {
                    rows << " x " << width << " mean " << mean);
         double mean_error = 0;  // relative to the deviation, 1, or the mean
         for (std::size_t r = 0; r < expected.mean.size(); ++r)
-          mean_error = std::max(mean_error, std::abs(static_cast<double>(found[static_cast<std::size_t>(rows * width) + r]) -
-                                                     expected.mean[r]) / (1 + mean));
+          mean_error = std::max(
+              mean_error,
+              std::abs(static_cast<double>(found[static_cast<std::size_t>(rows * width) + r]) - expected.mean[r]) /
+                  (1 + mean));
         BOOST_TEST(mean_error < 2e-7);
         BOOST_TEST(norm_error(part(rows * width + rows, rows), expected.inverse) < 2e-6);
         auto const alone = in_all_orders<B>([&](Device<B>& device) {
           auto const y = device.template allocate<S>(rows, width);
-          layer_norm(device.backend(), shifted<S>(device, x, offset).reshape(rows, width), device.template upload<S>(weight),
-                     device.template upload<S>(bias), norm_epsilon, y, {}, {});
+          layer_norm(device.backend(), shifted<S>(device, x, offset).reshape(rows, width),
+                     device.template upload<S>(weight), device.template upload<S>(bias), norm_epsilon, y, {}, {});
           return device.template download<float>(y);
         });
         BOOST_TEST(same_bits(alone, part(0, rows * width)));
@@ -112,8 +114,9 @@ BOOST_AUTO_TEST_CASE_TEMPLATE(layer_norm_of_rows, B, Backends) {
 BOOST_AUTO_TEST_CASE_TEMPLATE(layer_norm_gradients, B, Backends) {
   using S = typename B::Scalar;
   // 8 rows for a block of fewer than 4096 rows; beyond 5120 columns parts no longer fit in shared memory.
-  for (NormSize const& size : {NormSize{0, 5}, NormSize{1, 1}, NormSize{1, 7}, NormSize{8, 64}, NormSize{9, 65},
-                               NormSize{33, 257}, NormSize{131, 19}, NormSize{17, 1032}, NormSize{10, 5203}, NormSize{4103, 3}})
+  for (NormSize const& size :
+       {NormSize{0, 5}, NormSize{1, 1}, NormSize{1, 7}, NormSize{8, 64}, NormSize{9, 65}, NormSize{33, 257},
+        NormSize{131, 19}, NormSize{17, 1032}, NormSize{10, 5203}, NormSize{4103, 3}})
     for (Index const offset : {0, 1}) {
       Index const rows = size.rows, width = size.width;
       if (rows * width > 20000 && offset > 0) continue;
@@ -124,12 +127,13 @@ BOOST_AUTO_TEST_CASE_TEMPLATE(layer_norm_gradients, B, Backends) {
       auto const run = [&](bool want_dx, bool want_weight, bool want_bias) {
         return in_all_orders<B>([&](Device<B>& device) {
           auto const dx = shifted<S>(device, old, offset).reshape(rows, width);
-          auto const dweight = shifted<float>(device, old_weight, offset), dbias = shifted<float>(device, old_bias, offset);
+          auto const dweight = shifted<float>(device, old_weight, offset),
+                     dbias = shifted<float>(device, old_bias, offset);
           layer_norm_backward(device.backend(), shifted<S>(device, dy, offset).reshape(rows, width),
                               shifted<S>(device, x, offset).reshape(rows, width), shifted<S>(device, weight, offset),
-                              device.template upload<float>(expected.mean), device.template upload<float>(expected.inverse),
-                              want_dx ? dx : Matrix<S>{}, want_weight ? dweight : Vector<float>{},
-                              want_bias ? dbias : Vector<float>{});
+                              device.template upload<float>(expected.mean),
+                              device.template upload<float>(expected.inverse), want_dx ? dx : Matrix<S>{},
+                              want_weight ? dweight : Vector<float>{}, want_bias ? dbias : Vector<float>{});
           auto values = device.template download<float>(dx);
           for (float const d : device.download(dweight)) values.push_back(d);
           for (float const d : device.download(dbias)) values.push_back(d);
@@ -139,7 +143,8 @@ BOOST_AUTO_TEST_CASE_TEMPLATE(layer_norm_gradients, B, Backends) {
       auto const split = [&](std::vector<float> const& values) {
         auto const at = [&](Index i) { return values.begin() + i; };
         Index const n = rows * width;
-        return std::vector<std::vector<float>>{{at(0), at(n)}, {at(n), at(n + width)}, {at(n + width), at(n + 2 * width)}};
+        return std::vector<std::vector<float>>{
+            {at(0), at(n)}, {at(n), at(n + width)}, {at(n + width), at(n + 2 * width)}};
       };
       auto const all = split(run(true, true, true));
       double const sums_bound = 4e-6;

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 #pragma once
-// Suite: rows by number: embedding and its gradient (ids that come once, often, never), chosen rows, a cache's new rows.
+// Suite: rows by number: embedding and its gradient (ids that come once, often, never), chosen rows, a cache's new
+// rows.
 
 #include "support.hpp"
 
@@ -17,7 +18,7 @@ struct TokensSize {
   Index count, vocabulary, width;
 };
 /// Vocabularies of one digit of the sort and of several.
-constexpr TokensSize tokens_sizes[] = {{0, 5, 3},   {1, 1, 1},     {37, 5, 65},     {130, 257, 33}, {70, 1, 256},
+constexpr TokensSize tokens_sizes[] = {{0, 5, 3},    {1, 1, 1},       {37, 5, 65},    {130, 257, 33}, {70, 1, 256},
                                        {33, 2, 264}, {257, 70000, 8}, {1100, 300, 7}, {5, 40, 1024}};
 
 /// Half of them one id, the others anywhere.
@@ -40,8 +41,9 @@ Matrix<T> rows_at(Device<B>& device, std::vector<double> values, Index rows, Ind
 
 BOOST_AUTO_TEST_CASE_TEMPLATE(embedding_of_ids, B, Backends) {
   using S = typename B::Scalar;
-  for (auto const& [count, vocabulary, width] : tokens_sizes)
+  for (TokensSize const& size : tokens_sizes)
     for (Index const offset : {0, 1}) {
+      Index const count = size.count, vocabulary = size.vocabulary, width = size.width;
       auto const table = normal_numbers<S>(vocabulary * width, 1);
       auto const ids = random_ids(count, vocabulary);
       auto const found = in_all_orders<B>([&](Device<B>& device) {
@@ -58,14 +60,16 @@ BOOST_AUTO_TEST_CASE_TEMPLATE(embedding_of_ids, B, Backends) {
 
 BOOST_AUTO_TEST_CASE_TEMPLATE(embedding_gradient_adds_in_the_order_of_tokens, B, Backends) {
   using S = typename B::Scalar;
-  for (auto const& [count, vocabulary, width] : tokens_sizes)
+  for (TokensSize const& size : tokens_sizes)
     for (Index const offset : {0, 1}) {
+      Index const count = size.count, vocabulary = size.vocabulary, width = size.width;
       auto const old = normal_numbers<float>(vocabulary * width, 1);
       auto const dout = normal_numbers<S>(count * width, 2);
       auto const ids = random_ids(count, vocabulary);
       auto const found = in_all_orders<B>([&](Device<B>& device) {
         auto const dtable = rows_at<float>(device, old, vocabulary, width, 0);
-        embedding_backward(device.backend(), device.upload(ids), rows_at<S>(device, dout, count, width, offset), dtable);
+        embedding_backward(device.backend(), device.upload(ids), rows_at<S>(device, dout, count, width, offset),
+                           dtable);
         return device.download(dtable);
       });
       auto expected = numbers<float>(old);
@@ -91,7 +95,8 @@ BOOST_AUTO_TEST_CASE_TEMPLATE(chosen_rows, B, Backends) {
       });
       auto const scattered = in_all_orders<B>([&](Device<B>& device) {
         auto const out = rows_at<S>(device, x, 40, width, offset);
-        scatter_rows(device.backend(), rows_at<S>(device, x, 40, width, offset).rows(0, 13), device.upload(chosen), out);
+        scatter_rows(device.backend(), rows_at<S>(device, x, 40, width, offset).rows(0, 13), device.upload(chosen),
+                     out);
         return device.download(out);
       });
       std::vector<double> expected;
@@ -100,7 +105,8 @@ BOOST_AUTO_TEST_CASE_TEMPLATE(chosen_rows, B, Backends) {
         for (Index c = 0; c < width; ++c) {
           auto const at = static_cast<std::size_t>(chosen[static_cast<std::size_t>(i)] * width + c);
           expected.push_back(x[at]);
-          sums[at] = number<S>(static_cast<float>(x[at]) + static_cast<float>(x[static_cast<std::size_t>(i * width + c)]));
+          sums[at] =
+              number<S>(static_cast<float>(x[at]) + static_cast<float>(x[static_cast<std::size_t>(i * width + c)]));
         }
       BOOST_TEST(same_bits(gathered, expected));
       BOOST_TEST(same_bits(scattered, sums));

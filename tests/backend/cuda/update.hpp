@@ -18,10 +18,13 @@ BOOST_AUTO_TEST_CASE_TEMPLATE(adamw_steps, B, Backends) {
   using S = typename B::Scalar;
   for (Index const size : {0, 1, 17, 1024, 1025, 5003})
     for (Index const offset : {0, 1}) {
-      AdamWStep step{.learning_rate = 3e-3, .beta1 = 0.9, .beta2 = 0.95, .epsilon = 1e-8, .weight_decay = 0.1, .step = 1};
+      AdamWStep step{
+          .learning_rate = 3e-3, .beta1 = 0.9, .beta2 = 0.95, .epsilon = 1e-8, .weight_decay = 0.1, .step = 1};
       double const clip = 0.7;
       auto const start = normal_numbers<float>(size + offset, 1);
-      auto const gradient = [&](Index t) { return normal_numbers<float>(size + offset, static_cast<std::uint64_t>(10 + t)); };
+      auto const gradient = [&](Index t) {
+        return normal_numbers<float>(size + offset, static_cast<std::uint64_t>(10 + t));
+      };
       auto const found = in_all_orders<B>([&](Device<B>& device) {
         auto const part = [&](auto const& vector) { return vector.rows(offset, size); };
         auto const w = device.template upload<float>(start), m = device.template allocate<float>(size + offset),
@@ -85,8 +88,8 @@ BOOST_AUTO_TEST_CASE_TEMPLATE(adamw_refuses, B, Backends) {
   auto const clip = device.upload(std::vector<double>{1.0});
   BOOST_CHECK_THROW(adamw(device.backend(), {.step = 0}, clip, x, x, {}, x, x), Error);
   BOOST_CHECK_THROW(adamw(device.backend(), {.step = 1}, clip, x, x, {}, x, x.rows(0, 2)), Error);
-  BOOST_CHECK_THROW(adamw(device.backend(), {.step = 1}, clip, x, x, device.template allocate<typename B::Scalar>(4), x, x),
-                    Error);
+  BOOST_CHECK_THROW(
+      adamw(device.backend(), {.step = 1}, clip, x, x, device.template allocate<typename B::Scalar>(4), x, x), Error);
 }
 
 BOOST_AUTO_TEST_CASE_TEMPLATE(norm_squared, B, Backends) {

@@ -62,15 +62,16 @@ void layer_norm_backward(CudaBackend<S, P>& backend, Arg<Matrix<S const>> dy, Ar
   using Kernel = kernels::LayerNormBackward<S>;
   constexpr std::size_t most_shared_bytes = 48 << 10;
   Index const rows_of_block = detail::norm_rows_of_block(rows), blocks = detail::ceil_divide(rows, rows_of_block);
-  bool const packed = width % Kernel::pack == 0 &&
-                      kernels::may_pack<Kernel::pack>(dy.data(), x.data(), weight.data(), dx.data());
+  bool const packed =
+      width % Kernel::pack == 0 && kernels::may_pack<Kernel::pack>(dy.data(), x.data(), weight.data(), dx.data());
   Index const places = Kernel::places(width);
   bool const sums_rows = dweight || dbias;
   Scope const scope{backend.workspace()};
   auto const parts = backend.workspace().template allocate<float>(sums_rows ? blocks : 0, 2, places);
-  Kernel const kernel{dy.data(), x.data(), weight.data(), mean.data(), inverse_deviation.data(), dx.data(),
-                      sums_rows ? parts.data() : nullptr, rows, width, rows_of_block, packed,
-                      sums_rows && Kernel::bytes(Kernel::room + 2 * places) <= most_shared_bytes};
+  bool const shared_parts = sums_rows && Kernel::bytes(Kernel::room + 2 * places) <= most_shared_bytes;
+  float* const parts_data = sums_rows ? parts.data() : nullptr;
+  Kernel const kernel{dy.data(), x.data(), weight.data(), mean.data(), inverse_deviation.data(), dx.data(), parts_data,
+                      rows, width, rows_of_block, packed, shared_parts};
   if (dx || sums_rows) backend.launch(kernel, blocks, kernel.shared_bytes());
   auto const finish = [&](Vector<float> sums, Index which) {
     if (!sums || rows == 0) return;

@@ -102,9 +102,9 @@ template <class T>
 struct AddRowsById {
   static constexpr int threads = 128;
   static constexpr int warps = threads / 32;
-  static constexpr int pack = pack_size<T>;
+  static constexpr int pack = 4;
   static constexpr Index piece = 32 * pack;
-  static constexpr int rows_at_once = 4;
+  static constexpr int rows_at_once = 16;  // under way together: a frequent id's warps wait for nothing else
   std::int32_t const* ids;
   std::int32_t const* order;
   T const* dout;
@@ -136,9 +136,11 @@ struct AddRowsById {
           load(dout + t * width + column, i + k < run ? left : 0, packed, rows[k]);
         }
         MODULEFORMER_UNROLL
-        for (int k = 0; k < rows_at_once; ++k)
-          if (i + k < run)
-            for (int c = 0; c < pack; ++c) sum[c] += rows[k][c];
+        for (int k = 0; k < rows_at_once; ++k) {
+          if (i + k >= run) continue;
+          MODULEFORMER_UNROLL
+          for (int c = 0; c < pack; ++c) sum[c] += rows[k][c];
+        }
       }
       if (run < 32) break;
     }

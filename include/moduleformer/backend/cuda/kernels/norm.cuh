@@ -20,7 +20,7 @@ struct LayerNorm {
   static constexpr int threads = Team == 32 ? 128 : Team;
   static constexpr int rows_at_once = threads / Team;
   static constexpr int pack = pack_size<S>;
-  static constexpr int packs = 32 / pack;  // of a thread, in registers
+  static constexpr int packs = 32 / pack;                     // of a thread, in registers
   static constexpr Index chunk = Index{Team} * packs * pack;  // columns that a team holds
   static constexpr std::size_t shared_bytes = Team == 32 ? 0 : 3 * threads / 32 * sizeof(float);
   S const* x;
@@ -127,8 +127,8 @@ struct LayerNormBackward {
   S const* weight;
   float const* mean;
   float const* inverse;
-  S* dx;          // or null
-  float* parts;   // or null
+  S* dx;         // or null
+  float* parts;  // or null
   Index rows;
   Index width;
   Index rows_of_block;
@@ -152,8 +152,7 @@ struct LayerNormBackward {
     float* const added = shared_parts ? sums + room : own;
     Index const first = thread.block() * rows_of_block;
     Index const last = first + rows_of_block < rows ? first + rows_of_block : rows;
-    for (Index row = first; row < last; ++row)
-      add_row(thread, row, row == first, sums + row % 2 * (room / 2), added);
+    for (Index row = first; row < last; ++row) add_row(thread, row, row == first, sums + row % 2 * (room / 2), added);
     if (shared_parts)  // places that this thread wrote: no barrier
       for (Index place = thread.index(); place < size; place += threads) own[place] = added[place];
   }
@@ -239,7 +238,8 @@ struct AddNormParts {
     auto* const of_warps = thread.template shared<double>();
     double sum = 0;
     if (column < width)
-      for (Index part = thread.warp(); part < count; part += warps) sum += static_cast<double>(parts[part * stride + place]);
+      for (Index part = thread.warp(); part < count; part += warps)
+        sum += static_cast<double>(parts[part * stride + place]);
     of_warps[thread.index()] = sum;
     thread.sync();
     if (thread.warp() != 0 || column >= width) return;
