@@ -118,8 +118,8 @@ BOOST_AUTO_TEST_CASE_TEMPLATE(rows_appended_to_a_cache, B, Backends) {
   // Two old keys and three new ones in rows 1 to 5; no old key and two new ones in rows 8 and 9; nothing new; many.
   std::vector<Sequence> const sequences = {{0, 3, 1, 5}, {3, 2, 8, 2}, {5, 0, 12, 4}, {5, 31, 20, 32}};
   for (Index const width : {7, 64})
-    for (std::size_t const count : {0, 2, 4}) {
-      std::vector<Sequence> const some(sequences.begin(), sequences.begin() + static_cast<std::ptrdiff_t>(count));
+    for (Index const count : {0, 2, 4}) {
+      std::vector<Sequence> const some(sequences.begin(), sequences.begin() + count);
       auto const x = normal_numbers<S>(36 * width, 1), cache = normal_numbers<S>(52 * width, 2);
       auto const found = in_all_orders<B>([&](Device<B>& device) {
         auto const to = device.template upload<S>(cache, 52, width);
