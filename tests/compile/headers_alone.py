@@ -19,10 +19,12 @@ def needs_nvcc(header, seen):
         return False
     seen.add(header)
     included = re.findall(r"^\s*#\s*include\s*<([^>]+)>", header.read_text(encoding="utf-8"), re.M)
-    return any(re.match(r"cuda|cub/|thrust/|cooperative_groups", name) or needs_nvcc(include / name, seen) for name in included)
+    toolkit = re.compile(r"cuda|cub/|thrust/|cooperative_groups")
+    return any(toolkit.match(name) or needs_nvcc(include / name, seen) for name in included)
 
 
-headers = sorted(path for path in (top.glob("*") if folder == "." else (top / folder).rglob("*")) if path.suffix in (".hpp", ".cuh"))
+paths = top.glob("*") if folder == "." else (top / folder).rglob("*")
+headers = sorted(path for path in paths if path.suffix in (".hpp", ".cuh"))
 left_out = [header for header in headers if header.suffix == ".cuh" and needs_nvcc(header, set())]
 headers = [header for header in headers if header not in left_out]
 failed = []

@@ -112,7 +112,8 @@ BOOST_AUTO_TEST_CASE(lanes_in_different_operations) {
     if (thread.lane() % 2 == 0) (void)thread.ballot(true);
     else (void)thread.match_any(3);
   };
-  expect_message(kernel, {"lanes of one warp in different operations: thread ", "ballot at " + at(here + 1), "match_any at " + at(here + 2)});
+  expect_message(kernel, {"lanes of one warp in different operations: thread ", "ballot at " + at(here + 1),
+                          "match_any at " + at(here + 2)});
 }
 
 BOOST_AUTO_TEST_CASE(lanes_in_one_operation_at_different_places) {
@@ -144,8 +145,10 @@ BOOST_AUTO_TEST_CASE(shuffles_from_no_lane) {
 
 BOOST_AUTO_TEST_CASE(addresses) {
   alignas(16) static float global[8] = {};
-  unsigned here = __LINE__ + 1;
-  auto const odd_destination = [](auto const& thread) { thread.copy_async(thread.template shared<float>() + 1, global); };
+  unsigned here = __LINE__ + 2;
+  auto const odd_destination = [](auto const& thread) {
+    thread.copy_async(thread.template shared<float>() + 1, global);
+  };
   expect_message(odd_destination, {at(here), "aligned to 16"}, 1, 64);
   here = __LINE__ + 1;
   auto const odd_source = [](auto const& thread) { thread.copy_async(thread.template shared<float>(), global + 1); };
@@ -153,8 +156,10 @@ BOOST_AUTO_TEST_CASE(addresses) {
   here = __LINE__ + 1;
   auto const beyond = [](auto const& thread) { thread.copy_async(thread.template shared<float>() + 16, global); };
   expect_message(beyond, {at(here), "into the block's shared memory"}, 1, 64);
-  here = __LINE__ + 1;
-  auto const within = [](auto const& thread) { thread.copy_async(thread.template shared<float>(), thread.template shared<float>() + 4); };
+  here = __LINE__ + 2;
+  auto const within = [](auto const& thread) {
+    thread.copy_async(thread.template shared<float>(), thread.template shared<float>() + 4);
+  };
   expect_message(within, {at(here), "from outside"}, 1, 64);
   here = __LINE__ + 1;
   auto const too_many = [](auto const& thread) { thread.copy_async(thread.template shared<float>(), global, 17); };
@@ -177,8 +182,9 @@ BOOST_AUTO_TEST_CASE(launches_that_no_device_takes) {
   Device<Backend> device;
   auto const nothing = [](auto const&) {};
   auto const expect = [&](Index blocks, std::size_t shared_bytes, std::string const& part) {
-    BOOST_CHECK_EXCEPTION(device.backend().launch(Kernel<decltype(nothing)>{&nothing}, blocks, shared_bytes), mf::Error,
-                          [&](mf::Error const& error) { return std::string(error.what()).find(part) != std::string::npos; });
+    BOOST_CHECK_EXCEPTION(
+        device.backend().launch(Kernel<decltype(nothing)>{&nothing}, blocks, shared_bytes), mf::Error,
+        [&](mf::Error const& error) { return std::string(error.what()).find(part) != std::string::npos; });
   };
   expect(1, (163 << 10) + 1, "at most 166912 bytes of shared memory, found 166913");
   expect(Index{1} << 31, 0, "at most 2147483647 blocks, found 2147483648");
@@ -210,8 +216,9 @@ BOOST_AUTO_TEST_CASE(the_block_is_named) {
     std::string const block = order == Order::forward ? "block 7:" : "block 27:";
     mf::emulation_options().order = order;
     Device<Backend> device;
-    BOOST_CHECK_EXCEPTION(device.backend().launch(Kernel<decltype(kernel)>{&kernel}, 30), mf::Error,
-                          [&](mf::Error const& error) { return std::string(error.what()).find(block) != std::string::npos; });
+    BOOST_CHECK_EXCEPTION(
+        device.backend().launch(Kernel<decltype(kernel)>{&kernel}, 30), mf::Error,
+        [&](mf::Error const& error) { return std::string(error.what()).find(block) != std::string::npos; });
   }
 }
 

@@ -61,7 +61,8 @@ BOOST_AUTO_TEST_CASE(orders) {
 }
 
 BOOST_AUTO_TEST_CASE(shuffled) {
-  auto const one = arrivals({.order = Order::shuffled, .seed = 1}, 3), two = arrivals({.order = Order::shuffled, .seed = 2}, 3);
+  auto const one = arrivals({.order = Order::shuffled, .seed = 1}, 3),
+             two = arrivals({.order = Order::shuffled, .seed = 2}, 3);
   BOOST_TEST((one != two));
   BOOST_TEST((one == arrivals({.order = Order::shuffled, .seed = 1}, 3)), "a seed's order is no accident");
   for (auto values : {one, two}) {
@@ -108,7 +109,8 @@ void check_sums() {
   Device<Backend> device;
   auto const out = device.allocate<std::int32_t>(4);
   device.backend().launch(Sums<Threads>{out}, 4, Threads * sizeof(std::int32_t));
-  BOOST_TEST(device.download(out) == std::vector<std::int32_t>(4, Threads * (Threads + 1) / 2), boost::test_tools::per_element());
+  BOOST_TEST(device.download(out) == std::vector<std::int32_t>(4, Threads * (Threads + 1) / 2),
+             boost::test_tools::per_element());
 }
 
 }  // namespace

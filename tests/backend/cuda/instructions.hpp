@@ -33,7 +33,8 @@ struct Positions {
   template <class Thread>
   MODULEFORMER_DEVICE void operator()(Thread const& thread) const {
     Index const row = thread.block() * threads + thread.index();
-    Index const values[] = {thread.index(), thread.lane(), thread.warp(), thread.block(), thread.blocks(), thread.block_size()};
+    Index const values[] = {thread.index(), thread.lane(),   thread.warp(),
+                            thread.block(), thread.blocks(), thread.block_size()};
     for (int i = 0; i < 6; ++i) out(row, i) = values[i];
   }
 };
@@ -46,7 +47,8 @@ BOOST_AUTO_TEST_CASE(positions) {
   });
   std::vector<Index> expected;
   for (Index row = 0; row < 3 * 96; ++row)
-    for (Index const value : {row % 96, row % 32, row % 96 / 32, row / 96, Index{3}, Index{96}}) expected.push_back(value);
+    for (Index const value : {row % 96, row % 32, row % 96 / 32, row / 96, Index{3}, Index{96}})
+      expected.push_back(value);
   BOOST_TEST(found == expected, boost::test_tools::per_element());
 }
 
@@ -103,7 +105,9 @@ struct Shuffles {
     }
   }
   /// Uses all bytes of T.
-  static constexpr T own(int i) { return static_cast<T>(i + 1) * static_cast<T>(sizeof(T) == 8 ? 1099511627776 + 3 : 65536 + 3); }
+  static constexpr T own(int i) {
+    return static_cast<T>(i + 1) * static_cast<T>(sizeof(T) == 8 ? 1099511627776 + 3 : 65536 + 3);
+  }
 };
 
 template <class T>
@@ -118,7 +122,8 @@ void check_shuffles() {
     for (int n = 0; n < 32; ++n)
       for (int i = 0; i < 64; ++i) {
         int const lane = i % 32;
-        int const source[] = {(lane * 7 + n) % 32, lane ^ n, lane >= n ? lane - n : lane, lane + n < 32 ? lane + n : lane};
+        int const source[] = {(lane * 7 + n) % 32, lane ^ n, lane >= n ? lane - n : lane,
+                              lane + n < 32 ? lane + n : lane};
         expected.push_back(Shuffles<T>::own(i - lane + source[kind]));
       }
   BOOST_TEST(found == expected, boost::test_tools::per_element());
@@ -135,8 +140,8 @@ BOOST_AUTO_TEST_CASE(shuffles) {
 
 struct Votes {
   static constexpr int threads = 64;
-  Vector<std::uint32_t const> x;   // (threads)
-  Matrix<std::uint32_t> out;       // (3, threads)
+  Vector<std::uint32_t const> x;  // (threads)
+  Matrix<std::uint32_t> out;      // (3, threads)
   template <class Thread>
   MODULEFORMER_DEVICE void operator()(Thread const& thread) const {
     int const i = thread.index();
@@ -239,7 +244,7 @@ BOOST_AUTO_TEST_CASE(asynchronous_copies) {
 
 struct MatrixLoads {
   static constexpr int threads = 32;
-  Vector<std::uint16_t const> x;    // (4*8*8)
+  Vector<std::uint16_t const> x;     // (4*8*8)
   TensorView<std::uint32_t, 3> out;  // (2, 32, 4)
   template <class Thread>
   MODULEFORMER_DEVICE void operator()(Thread const& thread) const {
@@ -269,7 +274,9 @@ BOOST_AUTO_TEST_CASE(loads_of_matrices) {
     for (std::size_t lane = 0; lane < 32; ++lane)
       for (std::size_t matrix = 0; matrix < 4; ++matrix) {
         std::size_t const row = lane / 4, column = lane % 4 * 2;
-        auto const element = [&](std::size_t i, std::size_t j) -> std::uint32_t { return x[64 * matrix + (transposed ? 8 * j + i : 8 * i + j)]; };
+        auto const element = [&](std::size_t i, std::size_t j) -> std::uint32_t {
+          return x[64 * matrix + (transposed ? 8 * j + i : 8 * i + j)];
+        };
         expected.push_back(element(row, column) | element(row, column + 1) << 16);
       }
   BOOST_TEST(found == expected, boost::test_tools::per_element());
@@ -306,8 +313,8 @@ BOOST_AUTO_TEST_CASE(products_of_matrices) {
     auto const c = whole_numbers(16 * 8, 3 * seed + 2, 1000);
     auto const found = in_all_orders<AnyBackend>([&](Device<AnyBackend>& device) {
       auto const sums = device.upload<float>(c, 16, 8);
-      device.backend().launch(SmallProduct{device.upload<bfloat16>(a, 16, 16), device.upload<bfloat16>(b, 16, 8), sums}, 1,
-                              2 * 16 * 16 * sizeof(bfloat16));
+      device.backend().launch(SmallProduct{device.upload<bfloat16>(a, 16, 16), device.upload<bfloat16>(b, 16, 8), sums},
+                              1, 2 * 16 * 16 * sizeof(bfloat16));
       return device.download<double>(sums);
     });
     std::vector<double> expected = c;
@@ -316,6 +323,33 @@ BOOST_AUTO_TEST_CASE(products_of_matrices) {
         for (std::size_t k = 0; k < 16; ++k) expected[8 * i + j] += a[16 * i + k] * b[8 * k + j];
     BOOST_TEST(found == expected, boost::test_tools::per_element());
   }
+}
+
+struct RoundedPairs {
+  static constexpr int threads = 32;
+  Vector<float const> x;
+  Vector<std::uint32_t> out;  // (x/2)
+  template <class Thread>
+  MODULEFORMER_DEVICE void operator()(Thread const& thread) const {
+    for (Index i = thread.index(); i < out.size(); i += threads) out[i] = thread.round_pair(x[2 * i], x[2 * i + 1]);
+  }
+};
+
+BOOST_AUTO_TEST_CASE(rounding_in_pairs) {
+  std::vector<float> x = numbers<float>(normal_numbers<float>(500, 8));
+  // Ties to even, both ways; what rounds to infinity; subnormal numbers.
+  for (float const value : {1.00390625f, 1.01171875f, -1.00390625f, -1.01171875f, 3.4e38f, -3.4e38f, INFINITY,
+                            -INFINITY, 1e-40f, -1e-40f, 0.0f, -0.0f})
+    x.push_back(value);
+  auto const found = in_all_orders<AnyBackend>([&](Device<AnyBackend>& device) {
+    auto const out = device.allocate<std::uint32_t>(x.size() / 2);
+    device.backend().launch(RoundedPairs{device.upload(x), out}, 1);
+    return device.download(out);
+  });
+  std::vector<std::uint32_t> expected;
+  for (std::size_t i = 0; i < x.size(); i += 2)
+    expected.push_back(bfloat16(x[i]).bits | static_cast<std::uint32_t>(bfloat16(x[i + 1]).bits) << 16);
+  BOOST_TEST(found == expected, boost::test_tools::per_element());
 }
 
 struct Approximations {
@@ -337,7 +371,8 @@ BOOST_AUTO_TEST_CASE(approximations) {
   for (float value = 1e-37f; value < 1e38f; value *= 1.37f) x.insert(x.end(), {value, -value});
   for (int i = 0; i < 400; ++i) x.push_back(static_cast<float>(i - 200) * 0.631f);
   std::size_t const ordinary = x.size();
-  for (float const special : {0.0f, -0.0f, 1e-40f, -1e-40f, INFINITY, -INFINITY, -126.5f, -127.5f, -150.0f, 128.0f}) x.push_back(special);
+  for (float const special : {0.0f, -0.0f, 1e-40f, -1e-40f, INFINITY, -INFINITY, -126.5f, -127.5f, -150.0f, 128.0f})
+    x.push_back(special);
   Device<AnyBackend> device;
   auto const out = device.allocate<float>(3, x.size());
   device.backend().launch(Approximations{device.upload(x), out}, 1);
@@ -351,10 +386,13 @@ BOOST_AUTO_TEST_CASE(approximations) {
       double const actual = found[k * x.size() + i];
       double const magnitude = std::abs(expected[k]);
       // log2 near 1 is good to 2^-22 absolutely, not relatively.
-      double const allowed = k == 1 ? std::max(magnitude * std::ldexp(1, -22), std::ldexp(1, -22)) : magnitude * std::ldexp(1, -22);
+      double const allowed =
+          k == 1 ? std::max(magnitude * std::ldexp(1, -22), std::ldexp(1, -22)) : magnitude * std::ldexp(1, -22);
       if (magnitude > largest) BOOST_TEST(std::isinf(actual));
       else if (magnitude < smallest) BOOST_TEST(actual == 0, k << " of " << value << " is subnormal, found " << actual);
-      else BOOST_TEST(std::abs(actual - expected[k]) <= allowed, k << " of " << value << ": expected " << expected[k] << ", found " << actual);
+      else
+        BOOST_TEST(std::abs(actual - expected[k]) <= allowed,
+                   k << " of " << value << ": expected " << expected[k] << ", found " << actual);
     }
   }
   auto const result = [&](std::size_t k, std::size_t special) { return found[k * x.size() + ordinary + special]; };

@@ -48,14 +48,16 @@ BOOST_AUTO_TEST_CASE_TEMPLATE(copies_and_transfers, B, Backends) {
     BOOST_TEST(same_bits(device.download(y), host));
   }
   Device<B> device;
-  BOOST_CHECK_THROW(copy(device.backend(), device.template allocate<float>(3), device.template allocate<float>(4)), Error);
+  BOOST_CHECK_THROW(copy(device.backend(), device.template allocate<float>(3), device.template allocate<float>(4)),
+                    Error);
 }
 
 BOOST_AUTO_TEST_CASE_TEMPLATE(conversion_rounds_to_nearest, B, Backends) {
   using S = typename B::Scalar;
   std::vector<float> host = numbers<float>(normal_numbers<float>(1000, 4));
   // Ties, both ways; the largest number, which rounds to infinity; denormals, infinity, NaN.
-  for (float const x : {1.00390625f, 1.01171875f, 3.402e38f, 3.4e38f, 1e-40f, -0.0f, INFINITY, -INFINITY, NAN}) host.push_back(x);
+  for (float const x : {1.00390625f, 1.01171875f, 3.402e38f, 3.4e38f, 1e-40f, -0.0f, INFINITY, -INFINITY, NAN})
+    host.push_back(x);
   auto const found = in_all_orders<B>([&](Device<B>& device) {
     auto const y = device.template allocate<S>(host.size());
     convert(device.backend(), device.upload(host), y);
@@ -85,8 +87,9 @@ BOOST_AUTO_TEST_CASE_TEMPLATE(invoke_runs_once, B, Backends) {
 
 BOOST_AUTO_TEST_CASE_TEMPLATE(too_much_memory, B, Backends) {
   using Bytes = Buffer<std::byte, typename B::Memory>;
-  BOOST_CHECK_EXCEPTION(Bytes(Index{1} << 60), CudaError,
-                        [](CudaError const& error) { return std::string(error.what()).find("1152921504606846976") != std::string::npos; });
+  BOOST_CHECK_EXCEPTION(Bytes(Index{1} << 60), CudaError, [](CudaError const& error) {
+    return std::string(error.what()).find("1152921504606846976") != std::string::npos;
+  });
 }
 
 }  // namespace moduleformer::test

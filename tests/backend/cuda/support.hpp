@@ -59,7 +59,8 @@ class Device {
   auto allocate(Sizes... sizes) {
     TensorView<T, static_cast<int>(sizeof...(Sizes))> view{nullptr, {static_cast<Index>(sizes)...}};
     arrays_.emplace_back(view.size() * static_cast<Index>(sizeof(T)));
-    return TensorView<T, static_cast<int>(sizeof...(Sizes))>{reinterpret_cast<T*>(arrays_.back().data()), view.extents()};
+    return TensorView<T, static_cast<int>(sizeof...(Sizes))>{reinterpret_cast<T*>(arrays_.back().data()),
+                                                             view.extents()};
   }
 
   /// A copy of host values as type T (theirs, if none is named) under these extents (a vector, if there are none).

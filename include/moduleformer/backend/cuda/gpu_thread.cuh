@@ -102,6 +102,13 @@ struct GpuThread {
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
   }
 
+  /// Two floats rounded to bfloat16, the first in the lower half of the word.
+  [[nodiscard]] __device__ std::uint32_t round_pair(float low, float high) const {
+    std::uint32_t word;
+    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(word) : "f"(high), "f"(low));
+    return word;
+  }
+
   // Approximations to about 2 ulp of float: 2^x, log2(x), 1/x. Results below the smallest normal number are 0.
   [[nodiscard]] __device__ float exp2(float x) const {
     float y;

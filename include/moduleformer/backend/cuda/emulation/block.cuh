@@ -145,8 +145,8 @@ class Block {
     for (int other = 0; other < warp_size; ++other)
       if (warp.operations[static_cast<std::size_t>(other)] != &operation || !same_place(at(first + other).place, place))
         stop("lanes of one warp in different operations: thread ", first + other, " in ",
-             warp.operations[static_cast<std::size_t>(other)]->name, " at ", Place{at(first + other).place}, ", thread ",
-             thread, " in ", operation.name, " at ", Place{place});
+             warp.operations[static_cast<std::size_t>(other)]->name, " at ", Place{at(first + other).place},
+             ", thread ", thread, " in ", operation.name, " at ", Place{place});
     warp.waiting = 0;
     if (operation.run != nullptr) operation.run(warp.arguments.data());
     wake(first, first + warp_size, thread);
@@ -189,7 +189,8 @@ class Block {
   }
 
   [[nodiscard]] int first_ended() const {
-    auto const place = std::find_if(threads_.begin(), threads_.end(), [](Thread const& t) { return t.wait == Wait::ended; });
+    auto const place =
+        std::find_if(threads_.begin(), threads_.end(), [](Thread const& t) { return t.wait == Wait::ended; });
     return static_cast<int>(place - threads_.begin());
   }
 
@@ -280,8 +281,8 @@ class Block {
         stop_for_ended(thread / warp_size * warp_size, warp,
                        thread / warp_size * warp_size + std::countr_zero(warp.waiting));
       if (arrived_ > 0)
-        stop("thread ", barrier_thread_, " waits in a barrier at ", Place{at(barrier_thread_).place}, ", but thread ", thread,
-             " has ended");
+        stop("thread ", barrier_thread_, " waits in a barrier at ", Place{at(barrier_thread_).place}, ", but thread ",
+             thread, " has ended");
     } catch (Abandoned const&) {
       at(thread).wait = Wait::ended;
     } catch (...) {
@@ -310,8 +311,8 @@ class Block {
       end = begin + 1;
       while (end < launch_.threads && at(end).wait == first.wait && same_place(at(end).place, first.place)) ++end;
       if (first.wait != Wait::barrier && first.wait != Wait::warp) continue;
-      text << "; threads " << begin << " to " << end - 1 << " wait in a " << (first.wait == Wait::barrier ? "barrier" : "warp operation")
-           << " at " << Place{first.place};
+      text << "; threads " << begin << " to " << end - 1 << " wait in a "
+           << (first.wait == Wait::barrier ? "barrier" : "warp operation") << " at " << Place{first.place};
     }
     return text.str();
   }
@@ -326,7 +327,7 @@ class Block {
   std::vector<Warp> warps_;
   std::vector<CopyQueue> copies_;
   bool copies_used_ = false;  // by this block
-  std::vector<int> order_;  // in which threads begin
+  std::vector<int> order_;    // in which threads begin
   int started_ = 0;
   int ended_ = 0;
   std::vector<int> ready_;  // a ring of threads that may go on

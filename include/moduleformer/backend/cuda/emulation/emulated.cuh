@@ -35,8 +35,8 @@ struct Emulated {
                              : nullptr;
       if (data == nullptr) {
         used -= bytes;
-        fail<CudaError>("device memory: ", bytes, " bytes were asked for, ", total - std::min(total, held), " of ", total,
-                        " are free");
+        fail<CudaError>("device memory: ", bytes, " bytes were asked for, ", total - std::min(total, held), " of ",
+                        total, " are free");
       }
       return std::memset(data, 0xff, bytes);
     }

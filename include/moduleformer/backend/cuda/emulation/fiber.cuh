@@ -65,7 +65,8 @@ class Fiber {
   /// A new stack, which body(argument, *this) begins on at the first switch. `number` staggers the tops of many
   /// stacks, which would share cache sets otherwise.
   Fiber(Body body, void* argument, int number) : body_(body), argument_(argument) {
-    mapping_ = mmap(nullptr, guard + stack_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    mapping_ =
+        mmap(nullptr, guard + stack_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     expects(mapping_ != MAP_FAILED, "emulation: no memory for the stack of a fiber");
     (void)mprotect(mapping_, guard, PROT_NONE);  // an overflow stops here
     bottom_ = static_cast<char*>(mapping_) + guard;

@@ -13,8 +13,8 @@
 namespace moduleformer::emulation {
 
 struct MatrixLoad {
-  std::uint32_t* words;            // (4)
-  std::uint16_t const* row;        // (8)
+  std::uint32_t* words;      // (4)
+  std::uint16_t const* row;  // (8)
 };
 
 /// Lane l gets of matrix i elements (l/4, 2(l%4)) and (l/4, 2(l%4)+1), or those of its transpose.
@@ -36,9 +36,9 @@ void load_matrices(void* const* lanes) {
 }
 
 struct Product {
-  float* c;                        // (4)
-  std::uint32_t const* a;          // (4)
-  std::uint32_t const* b;          // (2)
+  float* c;                // (4)
+  std::uint32_t const* a;  // (4)
+  std::uint32_t const* b;  // (2)
 };
 
 /// c (16,8) += a (16,16) b (16,8); where each element lies: GpuThread::multiply_add.

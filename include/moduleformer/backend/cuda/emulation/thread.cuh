@@ -87,7 +87,8 @@ class EmulatedThread {
     if (bytes < 0 || bytes > 16)
       block_->stop("copy_async at ", emulation::Place{where}, ": expected 0 to 16 bytes, found ", bytes);
     if (!block_->in_shared(shared, 16) || block_->in_shared(global, 1))
-      block_->stop("copy_async at ", emulation::Place{where}, ": expected a copy into the block's shared memory, from outside");
+      block_->stop("copy_async at ", emulation::Place{where},
+                   ": expected a copy into the block's shared memory, from outside");
     if (!is_aligned(shared) || (bytes > 0 && !is_aligned(global)))
       block_->stop("copy_async at ", emulation::Place{where}, ": expected addresses aligned to 16 bytes");
     block_->copies(index_).issue(shared, global, bytes);
@@ -111,6 +112,10 @@ class EmulatedThread {
     static constexpr emulation::WarpOperation operation{"multiply_add", &emulation::multiply_add};
     emulation::Product product{c, a, b};
     block_->warp_operation(index_, operation, &product, where);
+  }
+
+  [[nodiscard]] std::uint32_t round_pair(float low, float high) const {
+    return bfloat16(low).bits | static_cast<std::uint32_t>(bfloat16(high).bits) << 16;
   }
 
   // Rounded as the host's functions do; subnormal arguments and results are 0, as on the device.
@@ -157,7 +162,8 @@ class EmulatedThread {
     static_assert(std::is_arithmetic_v<T> && (sizeof(T) == 4 || sizeof(T) == 8),
                   "moduleformer: lanes exchange numbers of 4 or 8 bytes");
     static constexpr emulation::WarpOperation operation{"a shuffle", &Exchange<T>::run};
-    if (source < 0 || source >= 32) block_->stop("shuffle at ", emulation::Place{where}, ": expected lane 0 to 31, found ", source);
+    if (source < 0 || source >= 32)
+      block_->stop("shuffle at ", emulation::Place{where}, ": expected lane 0 to 31, found ", source);
     Exchange<T> arguments{value, T{}, source};
     block_->warp_operation(index_, operation, &arguments, where);
     return arguments.result;
@@ -167,7 +173,8 @@ class EmulatedThread {
     if (!is_aligned(row))
       block_->stop(operation.name, " at ", emulation::Place{where}, ": expected a row aligned to 16 bytes");
     if (!block_->in_shared(row, 16))
-      block_->stop(operation.name, " at ", emulation::Place{where}, ": the row lies outside of the block's shared memory");
+      block_->stop(operation.name, " at ", emulation::Place{where},
+                   ": the row lies outside of the block's shared memory");
     emulation::MatrixLoad arguments{words, static_cast<std::uint16_t const*>(row)};
     block_->warp_operation(index_, operation, &arguments, where);
   }

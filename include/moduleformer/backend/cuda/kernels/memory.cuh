@@ -16,7 +16,8 @@ struct Fill {
 
   template <class Thread>
   MODULEFORMER_DEVICE void operator()(Thread const& thread) const {
-    for (Index i = thread.block() * threads + thread.index(); i < x.size(); i += thread.blocks() * threads) x[i] = value;
+    for (Index i = thread.block() * threads + thread.index(); i < x.size(); i += thread.blocks() * threads)
+      x[i] = value;
   }
 };
 
