@@ -182,7 +182,7 @@ class Attention {
     project_backward(pass, p.value, gradients.value, x, dv, dx);
   }
 
-  static void project_backward(Pass<B>& pass, Projection<Values<S>> const& p, Projection<Gradients<S>> const& gradients,
+  static void project_backward(Pass<B>& pass, Projection<Values<S>> const& p, Projection<Gradients<A>> const& gradients,
                                Matrix<S const> x, Matrix<S const> dy, Matrix<S> dx) {
     linear_input_gradient(pass.backend, dy, p.weight, dx, true);
     if (gradients.weight) linear_weight_gradient(pass.backend, dy, x, gradients.weight.first, gradients.weight);
