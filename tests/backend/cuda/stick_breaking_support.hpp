@@ -44,6 +44,24 @@ inline std::string describe(AttentionCase const& c, StickBreakingVariant variant
   return text.str();
 }
 
+/// Head sizes that bfloat16 has kernels of its own for; lengths around tiles of 64 and 128 rows and blocks of 64 keys.
+inline std::vector<AttentionCase> tensor_cases() {
+  std::vector<AttentionCase> cases;
+  for (Index const size : {32, 64, 96, 128}) {
+    cases.push_back(single(1, 1, 1, size, 1));
+    cases.push_back(single(65, 129, 2, size, 1));
+    cases.push_back(single(43, 64, 1, size, 3));
+    cases.push_back({{1, size, 2, 0}, {{1, 9, 0, 9}, {12, 66, 9, 66}, {80, 0, 77, 3}, {80, 1, 83, 140}}, 88, 230});
+  }
+  return cases;
+}
+
+inline std::vector<AttentionCase> all_cases() {
+  auto cases = attention_cases();
+  for (auto const& c : tensor_cases()) cases.push_back(c);
+  return cases;
+}
+
 struct Attended {
   std::vector<double> y, log_stick;
   std::vector<std::int32_t> stop;

@@ -9,6 +9,7 @@
 #include <moduleformer/backend/cuda/kernels/attention_float_product.cuh>
 #include <moduleformer/backend/cuda/kernels/packs.cuh>
 #include <moduleformer/backend/cuda/kernels/stick_breaking.cuh>
+#include <moduleformer/backend/cuda/kernels/stick_breaking_tensor.cuh>
 #include <moduleformer/core/error.hpp>
 
 #include <algorithm>
@@ -30,10 +31,11 @@ kernels::AttentionShape attention_shape(char const* where, StickBreakingVariant 
                                         Vector<Sequence const> sequences, Matrix<S const> q, Matrix<S const> k,
                                         Matrix<S const> v) {
   expect_attention(where, extents, q, k, v);
-  constexpr Index most = std::numeric_limits<std::int32_t>::max();
-  expects(std::max({q.extent(0), k.extent(0), q.extent(1), sequences.extent(0)}) < most, where, ": expected less than ",
-          most, " query rows, keys, columns and sequences, found ", q.extent(0), ", ", k.extent(0), ", ", q.extent(1),
-          " and ", sequences.extent(0));
+  // Rows are counted, and places in a block of keys found, in 32 bits.
+  constexpr Index most = std::numeric_limits<std::int32_t>::max(), widest = most / 128;
+  expects(std::max({q.extent(0), k.extent(0), sequences.extent(0)}) < most && q.extent(1) <= widest, where, ": expected less than ",
+          most, " query rows, keys and sequences of at most ", widest, " columns, found ", q.extent(0), ", ", k.extent(0),
+          ", ", sequences.extent(0), " and ", q.extent(1));
   return {sequences.data(), static_cast<int>(sequences.extent(0)), static_cast<int>(extents.heads),
           static_cast<int>(extents.head_size), static_cast<int>(extents.rows_per_token), variant.inclusive,
           variant.keep_remainder, q.extent(0)};
@@ -49,6 +51,18 @@ template <class Units>
 float attention_bound(double stop_below) {
   constexpr double smallest = std::numeric_limits<float>::denorm_min();
   return static_cast<float>(std::log(std::max(stop_below, smallest)) * double{Units::per_nat});
+}
+
+/// f(head size as a constant) and true, if heads of that size have kernels for tensor cores.
+template <class F>
+bool with_tensor_head(Index head_size, F f) {
+  switch (head_size) {
+    case 32: f(std::integral_constant<int, 32>{}); return true;
+    case 64: f(std::integral_constant<int, 64>{}); return true;
+    case 96: f(std::integral_constant<int, 96>{}); return true;
+    case 128: f(std::integral_constant<int, 128>{}); return true;
+    default: return false;
+  }
 }
 
 template <class Units>
@@ -73,18 +87,28 @@ void stick_breaking_forward(CudaBackend<S, P>& backend, StickBreakingVariant var
   if (q.extent(0) == 0) return;
 
   using Units = detail::AttentionUnits<S>;
+  Index const heads = extents.heads;
+  kernels::StickBreakingCall<S> call{shape, q.data(), k.data(), v.data(), y.data(), nullptr, log_stick.data(), stop.data(),
+                                     detail::attention_scale<Units>(extents.head_size),
+                                     detail::attention_bound<Units>(extents.stop_below), false, 0};
+  if constexpr (std::is_same_v<S, bfloat16>) {
+    bool const aligned = kernels::may_pack<8>(q.data(), k.data(), v.data(), y.data());
+    if (aligned && detail::with_tensor_head(extents.head_size, [&](auto d) {
+          using Kernel = kernels::StickBreakingTensorForward<d>;
+          call.tiles = detail::most_tiles(shape, Kernel::size);
+          backend.launch(Kernel{call}, call.tiles * heads + detail::ceil_divide(shape.rows, Kernel::threads), Kernel::shared_bytes);
+        }))
+      return;
+  }
   using Kernel = kernels::StickBreakingForward<kernels::AttentionFloatProduct<S>, Units>;
   Scope const scope{backend.workspace()};
-  float* sums = nullptr;
   if (extents.head_size > Kernel::size) {
-    if constexpr (std::is_same_v<S, float>) sums = y.data();
-    else sums = backend.workspace().template allocate<float>(q.size()).data();
+    if constexpr (std::is_same_v<S, float>) call.sums = y.data();
+    else call.sums = backend.workspace().template allocate<float>(q.size()).data();
   }
-  Kernel const kernel{{shape, q.data(), k.data(), v.data(), y.data(), sums, log_stick.data(), stop.data(),
-                       detail::attention_scale<Units>(extents.head_size), detail::attention_bound<Units>(extents.stop_below),
-                       extents.head_size % 4 == 0 && kernels::may_pack<4>(q.data(), k.data(), v.data(), y.data(), sums),
-                       detail::most_tiles(shape, Kernel::size)}};
-  backend.launch(kernel, kernel.call.tiles * extents.heads + detail::ceil_divide(shape.rows, Kernel::threads),
+  call.packed = extents.head_size % 4 == 0 && kernels::may_pack<4>(q.data(), k.data(), v.data(), y.data(), call.sums);
+  call.tiles = detail::most_tiles(shape, Kernel::size);
+  backend.launch(Kernel{call}, call.tiles * heads + detail::ceil_divide(shape.rows, Kernel::threads),
                  Kernel::shared_floats * sizeof(float));
 }
 

@@ -6,10 +6,10 @@
 // each, a scan tells the strip, and so on into it.
 
 #include <moduleformer/backend/arguments.hpp>
+#include <moduleformer/backend/cuda/kernels/warp.cuh>
 #include <moduleformer/core/platform.hpp>
 #include <moduleformer/core/types.hpp>
 
-#include <bit>
 #include <cstdint>
 
 namespace moduleformer::kernels {
@@ -72,7 +72,7 @@ MODULEFORMER_DEVICE QueryTile find_tile(Thread const& thread, AttentionShape con
     }
     std::uint32_t const beyond = thread.ballot(sum > number);
     if (beyond == 0) return {};
-    int const owner = std::countr_zero(beyond);
+    int const owner = lowest_lane(beyond);
     number -= thread.shuffle(sum - mine, owner);
     first += owner * strip;
     count = count - owner * strip < strip ? count - owner * strip : strip;
@@ -92,13 +92,13 @@ MODULEFORMER_DEVICE void for_rows_of_no_sequence(Thread const& thread, Attention
     Index const end = s < shape.sequence_count ? begin + shape.sequences[s].query_count * shape.slots : 0;
     std::uint32_t near = thread.ballot(begin < first + 32 && end > first);
     for (; near != 0; near &= near - 1) {
-      int const owner = std::countr_zero(near);
+      int const owner = lowest_lane(near);
       Index const owner_begin = thread.shuffle(begin, owner), owner_end = thread.shuffle(end, owner);
       covered = covered || (row >= owner_begin && row < owner_end);
     }
   }
   std::uint32_t left = ~thread.ballot(covered);
-  for (; left != 0; left &= left - 1) clear(first + std::countr_zero(left));
+  for (; left != 0; left &= left - 1) clear(first + lowest_lane(left));
 }
 
 }  // namespace moduleformer::kernels

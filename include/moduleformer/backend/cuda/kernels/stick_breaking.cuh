@@ -58,6 +58,7 @@ struct StickBreakingForward {
   static constexpr int size = Product::size, threads = Product::threads;
   static constexpr int lanes = size / run_keys;  // of a row
   static_assert(threads == size * lanes);
+  static constexpr int blocks_at_once = 2;
   static constexpr int shared_floats = Product::staging_size + Product::scores_size + size;
 
   StickBreakingCall<S> call;

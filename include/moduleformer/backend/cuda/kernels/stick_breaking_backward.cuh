@@ -10,10 +10,10 @@
 #include <moduleformer/backend/cuda/kernels/head_rows.cuh>
 #include <moduleformer/backend/cuda/kernels/stick_breaking_run.cuh>
 #include <moduleformer/backend/cuda/kernels/stick_breaking_state.cuh>
+#include <moduleformer/backend/cuda/kernels/warp.cuh>
 #include <moduleformer/core/platform.hpp>
 #include <moduleformer/core/types.hpp>
 
-#include <bit>
 #include <cstdint>
 #include <type_traits>
 
@@ -63,6 +63,7 @@ struct StickBreakingBackwardBase {
   using Row = BackwardRow<Units>;
   static constexpr int size = Product::size, threads = Product::threads, lanes = size / run_keys;
   static_assert(threads == size * lanes && size == state_keys);
+  static constexpr int blocks_at_once = 1;
   static constexpr int shared_floats = Product::staging_size + 2 * Product::scores_size + threads / 32;
 
   StickBreakingBackwardCall<S> call;
@@ -258,7 +259,7 @@ struct StickBreakingKeyGradient : StickBreakingBackwardBase<Product, Units> {
       for (std::uint32_t near = thread.ballot(overlaps); near != 0; near &= near - 1) {
         if (!touched && d > size) begin_wide(thread, part);
         touched = true;
-        visit_sequence(thread, from + std::countr_zero(near), part, key_sums, value_sums);
+        visit_sequence(thread, from + lowest_lane(near), part, key_sums, value_sums);
       }
     }
     if (!touched) return;
