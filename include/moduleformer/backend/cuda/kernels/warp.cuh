@@ -1,8 +1,12 @@
 // SPDX-License-Identifier: MIT
 #pragma once
-// Sums and maxima over a warp, the same bits in every lane: a butterfly, whose order of addition is fixed.
+// Sums and maxima over a warp, the same bits in every lane: a butterfly, whose order of addition is fixed; and the
+// lowest of some lanes.
 
 #include <moduleformer/core/platform.hpp>
+
+#include <bit>
+#include <cstdint>
 
 namespace moduleformer::kernels {
 
@@ -22,6 +26,11 @@ MODULEFORMER_DEVICE T warp_max(Thread const& thread, T value) {
     value = value >= other || other != other ? value : other;
   }
   return value;
+}
+
+/// The lowest bit that is set; 32 if none is. Not std::countr_zero, which nvcc 13.0 turns into 32 in device code.
+MODULEFORMER_HOST_DEVICE constexpr int lowest_lane(std::uint32_t lanes) {
+  return std::popcount((lanes & (~lanes + 1u)) - 1u);
 }
 
 }  // namespace moduleformer::kernels
