@@ -11,7 +11,6 @@
 #include <moduleformer/backend/cuda/kernels/stick_breaking_run.cuh>
 #include <moduleformer/backend/cuda/kernels/stick_breaking_state.cuh>
 #include <moduleformer/backend/cuda/kernels/warp.cuh>
-#include <moduleformer/backend/cuda/kernels/warp.cuh>
 #include <moduleformer/core/platform.hpp>
 #include <moduleformer/core/types.hpp>
 
