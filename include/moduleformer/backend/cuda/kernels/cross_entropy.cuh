@@ -35,7 +35,7 @@ struct CrossEntropyRows {
     TokenId const label = labels[row];
     if (label == ignore_label) {
       if (thread.index() == 0) losses[row] = 0.0;
-      if (d != nullptr) for_each_pack(thread, begin, end, [&](Index at) { write(at, begin, end, {}); });
+      if (d != nullptr) for_each_pack(thread, begin, end, [&](Index at) { write(thread, at, begin, end, {}); });
       return;
     }
     float const chosen = logits[begin + label];
@@ -64,7 +64,7 @@ struct CrossEntropyRows {
       MODULEFORMER_UNROLL
       for (int i = 0; i < pack; ++i)
         x[i] = factor * exponential(thread, x[i] - of_row) - (at + i == begin + label ? scale : 0.0f);
-      write(at, begin, end, x);
+      write(thread, at, begin, end, x);
     });
   }
 
@@ -88,8 +88,9 @@ struct CrossEntropyRows {
     MODULEFORMER_UNROLL
     for (int i = 0; i < pack; ++i) x[i] = at + i >= begin && at + i < end ? logits[at + i] : lowest;
   }
-  MODULEFORMER_DEVICE void write(Index at, Index begin, Index end, float const (&x)[pack]) const {
-    if (at >= begin && at + pack <= end) return store(d + at, pack, true, x);
+  template <class Thread>
+  MODULEFORMER_DEVICE void write(Thread const& thread, Index at, Index begin, Index end, float const (&x)[pack]) const {
+    if (at >= begin && at + pack <= end) return store(thread, d + at, pack, true, x);
     MODULEFORMER_UNROLL
     for (int i = 0; i < pack; ++i)
       if (at + i >= begin && at + i < end) d[at + i] = static_cast<T>(x[i]);

@@ -83,7 +83,7 @@ struct Combine {
     if (drop.probability > 0) drop_out(drop, kept, at, sum);
     MODULEFORMER_UNROLL
     for (int i = 0; i < pack; ++i) sum[i] += base[i];
-    store(out + at, left, elements.packed, sum);
+    store(thread, out + at, left, elements.packed, sum);
   }
 
  private:
@@ -118,7 +118,7 @@ struct Activate {
     load(z + at, left, elements.packed, x);
     MODULEFORMER_UNROLL
     for (float& value : x) value = act(value).value;
-    store(y + at, left, elements.packed, x);
+    store(thread, y + at, left, elements.packed, x);
   }
 };
 
@@ -142,7 +142,7 @@ struct ActivateBackward {
     load(dy + at, left, elements.packed, slope);
     MODULEFORMER_UNROLL
     for (int i = 0; i < pack; ++i) slope[i] *= act(x[i]).derivative;
-    store(dz + at, left, elements.packed, slope);
+    store(thread, dz + at, left, elements.packed, slope);
   }
 };
 
@@ -164,7 +164,7 @@ struct Add {
     load(out + at, left, elements.packed, b);
     MODULEFORMER_UNROLL
     for (int i = 0; i < pack; ++i) b[i] += a[i];
-    store(out + at, left, elements.packed, b);
+    store(thread, out + at, left, elements.packed, b);
   }
 };
 
@@ -186,7 +186,7 @@ struct ScaleBy {
     load(x + at, left, elements.packed, a);
     MODULEFORMER_UNROLL
     for (float& value : a) value *= by;
-    store(out + at, left, elements.packed, a);
+    store(thread, out + at, left, elements.packed, a);
   }
 };
 

@@ -70,7 +70,7 @@ struct ScatterRows {
       load(to + c, width - c, packed, b);
       MODULEFORMER_UNROLL
       for (int k = 0; k < pack; ++k) b[k] += a[k];
-      store(to + c, width - c, packed, b);
+      store(thread, to + c, width - c, packed, b);
     }
   }
 };
@@ -144,7 +144,7 @@ struct AddRowsById {
       }
       if (run < 32) break;
     }
-    store(dtable + id * width + column, left, packed, sum);
+    store(thread, dtable + id * width + column, left, packed, sum);
   }
 };
 

@@ -75,7 +75,7 @@ struct LayerNorm {
         load(bias + column, left, packed, b);
         MODULEFORMER_UNROLL
         for (int i = 0; i < pack; ++i) b[i] += (values[p][i] - centre - correction) * scale * w[i];
-        store(y + row * width + column, left, packed, b);
+        store(thread, y + row * width + column, left, packed, b);
       }
     }
     if (thread.index() % Team != 0) return;
@@ -202,7 +202,7 @@ struct LayerNormBackward {
       load(dx + row * width + column, left, packed, sum);
       MODULEFORMER_UNROLL
       for (int i = 0; i < pack; ++i) sum[i] += scale * (g[i] - means[0] - xh[i] * means[1]);
-      store(dx + row * width + column, left, packed, sum);
+      store(thread, dx + row * width + column, left, packed, sum);
     }
   }
 

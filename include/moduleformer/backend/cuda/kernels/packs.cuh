@@ -7,6 +7,7 @@
 #include <moduleformer/core/types.hpp>
 
 #include <cstdint>
+#include <type_traits>
 
 namespace moduleformer::kernels {
 
@@ -51,6 +52,23 @@ MODULEFORMER_DEVICE void store(T* to, Index left, bool packed, float const (&x)[
     for (int i = 0; i < N; ++i)
       if (i < left) to[i] = static_cast<T>(x[i]);
   }
+}
+
+/// The same, packs of bfloat16 rounded by an instruction for two (which forgets the payload of a NaN).
+template <int N, class Thread, class T>
+MODULEFORMER_DEVICE void store(Thread const& thread, T* to, Index left, bool packed, float const (&x)[N]) {
+  if constexpr (std::is_same_v<T, bfloat16>) {
+    if (packed && left >= N) {
+      struct alignas(Pack<T, N>) {
+        std::uint32_t words[N / 2];
+      } pairs;
+      MODULEFORMER_UNROLL
+      for (int i = 0; i < N / 2; ++i) pairs.words[i] = thread.round_pair(x[2 * i], x[2 * i + 1]);
+      *reinterpret_cast<Pack<T, N>*>(to) = __builtin_bit_cast(Pack<T, N>, pairs);
+      return;
+    }
+  }
+  store(to, left, packed, x);
 }
 
 }  // namespace moduleformer::kernels

@@ -53,10 +53,10 @@ struct AdamW {
       float const deviation = std::sqrt(factors.v_factor * square[i]) + factors.epsilon;
       w[i] -= factors.m_factor * mean[i] / deviation + factors.decay * w[i];
     }
-    store(m + at, left, packed, mean);
-    store(v + at, left, packed, square);
-    store(weight + at, left, packed, w);
-    if (rounded != nullptr) store(rounded + at, left, packed, w);
+    store(thread, m + at, left, packed, mean);
+    store(thread, v + at, left, packed, square);
+    store(thread, weight + at, left, packed, w);
+    if (rounded != nullptr) store(thread, rounded + at, left, packed, w);
   }
 };
 
