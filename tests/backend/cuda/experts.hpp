@@ -49,7 +49,9 @@ void check_expert_forward(ExpertCase const& size, Act act, Rows x_rows, Rows y_r
 
 BOOST_AUTO_TEST_CASE(every_tile_size_of_experts_is_tested) {
   using detail::TileSize;
-  BOOST_CHECK(detail::product_tile_size(14, 5, 23) == TileSize::small);
+  BOOST_TEST(detail::has_few_rows(14, 5, 23, 19));
+  BOOST_TEST(!detail::has_few_rows(40, 4, 16, 24));
+  BOOST_CHECK(detail::product_tile_size(40, 4, 16) == TileSize::small);
   BOOST_CHECK(detail::product_tile_size(600, 2, 24) == TileSize::medium);
   BOOST_CHECK(detail::product_tile_size(5 * 130, 5, 3457) == TileSize::large);
 }
@@ -65,11 +67,18 @@ BOOST_AUTO_TEST_CASE_TEMPLATE(experts_with_every_row_map, B, Backends) {
   for (Rows const x_rows : {Rows::sorted, Rows::slot, Rows::token})
     for (Rows const y_rows : {Rows::sorted, Rows::slot})
       check_expert_forward<B>({37, 3, 4, 24, 16, Load::balanced}, GeluTanh{}, x_rows, y_rows, true, x_rows == y_rows);
+  check_expert_forward<B>({40, 1, 4, 24, 16, Load::balanced}, Identity{}, Rows::token, Rows::slot, true, true);
   check_expert_forward<B>({37, 1, 4, 24, 16, Load::some_empty}, GeluTanh{}, Rows::slot, Rows::token, true, false);
 }
 
 BOOST_AUTO_TEST_CASE_TEMPLATE(experts_in_large_tiles, B, Backends) {
   check_expert_forward<B>({325, 2, 5, 9, 3457, Load::balanced}, Identity{}, Rows::token, Rows::slot, true, false);
+}
+
+BOOST_AUTO_TEST_CASE_TEMPLATE(experts_with_few_rows, B, Backends) {
+  for (Index const tokens : {1, 2, 5})
+    check_expert_forward<B>({tokens, 2, 6, 300, 72, Load::balanced}, GeluTanh{}, Rows::token, Rows::sorted, true, true);
+  check_expert_forward<B>({12, 2, 6, 40, 72, Load::one_expert}, Identity{}, Rows::token, Rows::slot, true, false);
 }
 
 BOOST_AUTO_TEST_CASE_TEMPLATE(more_experts_than_lanes, B, Backends) {

@@ -6,6 +6,7 @@
 #include <moduleformer/backend/checks.hpp>
 #include <moduleformer/backend/cuda/cuda.cuh>
 #include <moduleformer/backend/cuda/kernels/expert_schedule.cuh>
+#include <moduleformer/backend/cuda/kernels/few_rows_product.cuh>
 #include <moduleformer/backend/cuda/kernels/float_product.cuh>
 #include <moduleformer/backend/cuda/kernels/packs.cuh>
 #include <moduleformer/backend/cuda/kernels/product.cuh>
@@ -58,22 +59,39 @@ void expect_product_sizes(char const* where, Sizes... sizes) {
 
 template <kernels::Stored A, kernels::Stored B, class Tile, CudaScalar S, class P, class Schedule, class Epilogue>
 void launch_tiles(CudaBackend<S, P>& backend, Schedule const& schedule, kernels::Operand<S> const& a,
-                  kernels::Operand<S> const& b, Epilogue const& epilogue, Index most_tiles) {
+                  kernels::Operand<S> const& b, Epilogue const& epilogue, Index tiles) {
   using Kernel = kernels::Product<ProductEngine<Tile, A, B>, Schedule, Epilogue>;
-  Index const blocks = std::min<Index>(most_tiles, Index{backend.processors()} * Tile::blocks);
+  Index const blocks = std::min<Index>(tiles, Index{backend.processors()} * Tile::blocks);
   int experts = 0;
   if constexpr (!Schedule::gathers_contraction) experts = schedule.experts;
   backend.launch(Kernel{schedule, a, b, epilogue}, blocks, Kernel::shared_bytes(experts));
+}
+
+/// Tiles of a schedule of rows: each expert that has any may leave one partly empty.
+template <class Tile>
+Index most_tiles(kernels::RowSchedule const& schedule) {
+  Index const used = std::min(schedule.experts, schedule.rows);
+  return (ceil_divide(schedule.rows, Tile::rows) + used - (used > 0)) * ceil_divide(schedule.columns, Tile::columns);
+}
+
+template <kernels::Stored B, CudaScalar S, class P, class Epilogue>
+void few_rows_product(CudaBackend<S, P>& backend, kernels::RowSchedule const& schedule, kernels::Operand<S> const& a,
+                      kernels::Operand<S> const& b, Epilogue const& epilogue) {
+  using Tile = std::conditional_t<B == kernels::Stored::plain, FewRowsTile<S, 32, 256, 2>, FewRowsTile<S, 8, 128, 4>>;
+  using Kernel = kernels::FewRowsProduct<Tile, B, Epilogue>;
+  Index const blocks = std::min<Index>(most_tiles<Tile>(schedule), Index{backend.processors()} * Tile::blocks);
+  backend.launch(Kernel{schedule, a, b, epilogue}, blocks, Kernel::shared_bytes(schedule.depth, schedule.experts));
 }
 
 /// C = A B, rows of C and A being slots of `schedule`.
 template <kernels::Stored B, CudaScalar S, class P, class Epilogue>
 void row_product(CudaBackend<S, P>& backend, kernels::RowSchedule const& schedule, kernels::Operand<S> const& a,
                  kernels::Operand<S> const& b, Epilogue const& epilogue, TileSize size) {
+  if constexpr (!Epilogue::row_sums)
+    if (has_few_rows(schedule.rows, schedule.experts, schedule.columns, schedule.depth))
+      return few_rows_product<B>(backend, schedule, a, b, epilogue);
   auto const launch = [&]<class Tile>(Tile) {
-    Index const filled = std::min(schedule.experts, schedule.rows);  // each may leave one tile part empty
-    Index const most = (ceil_divide(schedule.rows, Tile::rows) + filled - (filled > 0)) * ceil_divide(schedule.columns, Tile::columns);
-    launch_tiles<kernels::Stored::plain, B, Tile>(backend, schedule, a, b, epilogue, most);
+    launch_tiles<kernels::Stored::plain, B, Tile>(backend, schedule, a, b, epilogue, most_tiles<Tile>(schedule));
   };
   using Tiles = ProductTiles<S>;
   switch (size) {

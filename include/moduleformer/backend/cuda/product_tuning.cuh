@@ -28,6 +28,13 @@ struct TensorTile {
   static constexpr int threads = Rows / WarpRows * (Columns / WarpColumns) * 32;
 };
 
+/// Of a product that reads its weights for up to eight rows.
+template <class S, int Columns, int Threads, int Blocks>
+struct FewRowsTile {
+  using Scalar = S;
+  static constexpr int rows = 8, columns = Columns, threads = Threads, blocks = Blocks;
+};
+
 /// Large tiles load least for each product; medium ones are for products that have few large ones; small ones
 /// for a handful of rows, where the weights are all that is read.
 template <class S>
@@ -60,6 +67,13 @@ constexpr TileSize product_tile_size(Index rows, Index experts, Index columns) {
   if (each <= 16) return TileSize::small;
   Index const tiles = ceil_divide(each, 128) * std::max<Index>(experts, 1) * ceil_divide(columns, 128);
   return each > 64 && columns > 64 && tiles >= wanted_product_tiles ? TileSize::large : TileSize::medium;
+}
+
+/// Whether a product shall read its weights for a few rows at a time: they fit into shared memory, and small tiles
+/// would leave most of the device idle.
+constexpr bool has_few_rows(Index rows, Index experts, Index columns, Index depth) {
+  Index const used = std::min(rows, experts);
+  return rows <= 8 * experts && depth <= 4096 && used * ceil_divide(columns, 64) < 4 * wanted_product_tiles;
 }
 
 /// Of a weight gradient with `matrices` matrices of rows x columns.

@@ -108,7 +108,7 @@ struct ExpertGradientEpilogue {
     MODULEFORMER_UNROLL
     for (int i = 0; i < W; ++i) {
       auto const a = act(before[i]);
-      if (i < left) sum += g[i] * a.value;
+      sum += g[i] * a.value;  // beyond `left`, g is 0
       slope[i] = row.gate * g[i] * a.derivative;
       value[i] = row.gate * a.value;
     }
