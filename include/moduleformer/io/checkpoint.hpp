@@ -125,9 +125,11 @@ void save(Model const& model, std::filesystem::path const& folder, SaveOptions c
   StorageType const type = sizeof...(States) > 0 ? storage_type_of<typename Model::Accumulator> : options.storage;
   expects(type == StorageType::f32 || type == StorageType::bf16 || type == StorageType::f64, "save ", folder,
           ": weights are written as f32, bf16 or f64, found ", data_type_name(type));
-  std::array<std::string_view, sizeof...(States)> stems{state_file_stem<States>()...};
-  std::ranges::sort(stems);
-  expects(std::ranges::adjacent_find(stems) == stems.end(), "save ", folder, ": two states have one file_stem");
+  if constexpr (sizeof...(States) > 1) {
+    std::array<std::string_view, sizeof...(States)> stems{state_file_stem<States>()...};
+    std::ranges::sort(stems);
+    expects(std::ranges::adjacent_find(stems) == stems.end(), "save ", folder, ": two states have one file_stem");
+  }
 
   std::filesystem::path replaced;
   FolderCommit commit{folder, {.drops = [&replaced](std::string_view name) { return detail::is_own_file(replaced, name); }}};
