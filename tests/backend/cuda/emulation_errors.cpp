@@ -88,22 +88,29 @@ BOOST_AUTO_TEST_CASE(barriers_at_different_places) {
   expect_message(kernel, {"block 0: divergent barriers: thread ", at(here + 1), at(here + 2)});
 }
 
+// Threads that end before, amid and after those that wait.
 BOOST_AUTO_TEST_CASE(a_barrier_that_a_thread_never_reaches) {
-  constexpr unsigned here = __LINE__ + 1;
-  auto const kernel = [](auto const& thread) {
-    if (thread.index() == 13) return;
-    thread.sync();
-  };
-  expect_message(kernel, {"waits in a barrier at " + at(here + 2), "but thread 13 has ended"});
+  for (int const missing : {0, 13, 63}) {
+    constexpr unsigned here = __LINE__ + 1;
+    auto const kernel = [&](auto const& thread) {
+      if (thread.index() == missing) return;
+      thread.sync();
+    };
+    expect_message(kernel,
+                   {"waits in a barrier at " + at(here + 2), "but thread " + std::to_string(missing) + " has ended"});
+  }
 }
 
 BOOST_AUTO_TEST_CASE(a_warp_without_one_lane) {
-  constexpr unsigned here = __LINE__ + 1;
-  auto const kernel = [](auto const& thread) {
-    if (thread.index() == 40) return;
-    (void)thread.shuffle_xor(1.0f, 16);
-  };
-  expect_message(kernel, {"waits in a shuffle at " + at(here + 2), "but thread 40 of its warp has ended"});
+  for (int const missing : {32, 40, 63}) {
+    constexpr unsigned here = __LINE__ + 1;
+    auto const kernel = [&](auto const& thread) {
+      if (thread.index() == missing) return;
+      (void)thread.shuffle_xor(1.0f, 16);
+    };
+    expect_message(kernel, {"waits in a shuffle at " + at(here + 2),
+                            "but thread " + std::to_string(missing) + " of its warp has ended"});
+  }
 }
 
 BOOST_AUTO_TEST_CASE(lanes_in_different_operations) {
@@ -125,6 +132,16 @@ BOOST_AUTO_TEST_CASE(lanes_in_one_operation_at_different_places) {
     (void)value;
   };
   expect_message(kernel, {"a shuffle at " + at(here + 2), "a shuffle at " + at(here + 3)});
+}
+
+BOOST_AUTO_TEST_CASE(lanes_that_exchange_different_types) {
+  constexpr unsigned here = __LINE__ + 1;
+  auto const kernel = [](auto const& thread) {
+    auto const give = [&](auto value) { (void)thread.shuffle(value, 0); };
+    if (thread.lane() < 8) give(1);
+    else give(1.0);
+  };
+  expect_message(kernel, {"lanes of one warp in different operations", "a shuffle at " + at(here + 1)});
 }
 
 BOOST_AUTO_TEST_CASE(barrier_of_the_block_against_operation_of_the_warp) {

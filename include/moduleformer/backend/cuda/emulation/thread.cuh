@@ -119,7 +119,7 @@ class EmulatedThread {
   }
 
   // Rounded as the host's functions do; subnormal arguments and results are 0, as on the device.
-  [[nodiscard]] float exp2(float x) const { return flushed(std::exp2(flushed(x))); }
+  [[nodiscard]] float exp2(float x) const { return flushed(std::exp2(x)); }
   [[nodiscard]] float log2(float x) const { return flushed(std::log2(flushed(x))); }
   [[nodiscard]] float reciprocal(float x) const { return flushed(1 / flushed(x)); }
 
