@@ -76,7 +76,7 @@ struct AttentionOptions {
 };
 
 /// dk and dv begin as initial_gradient.
-inline constexpr double initial_gradient = 0.25;
+inline constexpr double initial_gradient = 0x1p-6;
 
 template <class B>
 Attended attend(Device<B>& device, AttentionCase const& c, StickBreakingVariant variant, AttentionInputs<double> const& in,

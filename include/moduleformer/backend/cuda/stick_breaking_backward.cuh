@@ -4,6 +4,7 @@
 // (kernels/stick_breaking_backward.cuh). Nothing is added by atomics, so the same call gives the same bits.
 
 #include <moduleformer/backend/cuda/kernels/stick_breaking_backward.cuh>
+#include <moduleformer/backend/cuda/kernels/stick_breaking_tensor_backward.cuh>
 #include <moduleformer/backend/cuda/stick_breaking.cuh>
 
 #include <algorithm>
@@ -22,12 +23,15 @@ inline Index attention_state_bytes(Index query_bytes) { return std::max(Index{64
 template <class Memory>
 kernels::StatePlaces allocate_states(Workspace<Memory>& workspace, kernels::AttentionShape const& shape, Index keys,
                                      Index bytes) {
+  Index const tiles = most_tiles(shape, kernels::state_rows);
   Index const useful = shape.rows * (keys / kernels::state_keys + 2);
   Index const affordable = bytes / (shape.heads * static_cast<Index>(sizeof(kernels::RowState)));
   Index const capacity = std::max(shape.rows, std::min(useful, affordable));
   return {workspace.template allocate<kernels::RowState>(shape.heads, capacity).data(),
+          workspace.template allocate<std::int32_t>(shape.heads, tiles).data(),
+          workspace.template allocate<Index>(shape.sequence_count).data(),
           workspace.template allocate<Index>(shape.sequence_count).data(), workspace.template allocate<int>(1).data(),
-          capacity};
+          capacity, tiles};
 }
 
 template <CudaScalar S, class P>
@@ -46,33 +50,45 @@ void attend_backward(CudaBackend<S, P>& backend, StickBreakingVariant variant, A
   if (q.extent(0) == 0) return;
 
   using Units = AttentionUnits<S>;
+  auto& workspace = backend.workspace();
+  Scope const scope{workspace};
+  kernels::StickBreakingBackwardCall<S> call{
+      shape, dy.data(), q.data(), k.data(), v.data(), log_stick.data(), stop.data(), dq.data(), dk.data(), dv.data(),
+      nullptr, nullptr, nullptr,
+      variant.keep_remainder ? workspace.template allocate<float>(shape.rows, extents.heads).data() : nullptr,
+      allocate_states(workspace, shape, k.extent(0), state_bytes),
+      attention_scale<Units>(extents.head_size), attention_scale<kernels::NaturalUnits>(extents.head_size), false, k.extent(0)};
+  backend.launch(kernels::PlanStates{shape, call.places}, 1);
+  auto const launch = [&](auto queries, auto keys, std::size_t query_bytes, std::size_t key_bytes) {
+    backend.launch(queries, call.template query_blocks<decltype(queries)::threads>(), query_bytes);
+    backend.launch(keys, call.key_blocks(), key_bytes);
+  };
+  if constexpr (std::is_same_v<S, bfloat16>) {
+    bool const aligned = kernels::may_pack<8>(dy.data(), q.data(), k.data(), v.data(), dq.data(), dk.data(), dv.data());
+    if (aligned && with_tensor_head(extents.head_size, [&](auto d) {
+          using Queries = kernels::StickBreakingTensorQueryGradient<d>;
+          using Keys = kernels::StickBreakingTensorKeyGradient<d>;
+          launch(Queries{call}, Keys{call}, Queries::shared_bytes, Keys::shared_bytes);
+        }))
+      return;
+  }
   using Product = kernels::AttentionFloatProduct<S>;
   using Queries = kernels::StickBreakingQueryGradient<Product, Units>;
   using Keys = kernels::StickBreakingKeyGradient<Product, Units>;
-  auto& workspace = backend.workspace();
-  Scope const scope{workspace};
-  bool const wide = extents.head_size > Queries::size;
-  auto const sums_of = [&](Matrix<S> result) -> float* {
-    if (!wide) return nullptr;
-    if constexpr (std::is_same_v<S, float>) return result.data();
-    else return workspace.template allocate<float>(result.size()).data();
-  };
-  float* const dq_sums = sums_of(dq);
-  float* const dk_sums = sums_of(dk);
-  float* const dv_sums = dk.data() == dv.data() ? dk_sums : sums_of(dv);
-  kernels::StickBreakingBackwardCall<S> const call{
-      shape, dy.data(), q.data(), k.data(), v.data(), log_stick.data(), stop.data(), dq.data(), dk.data(), dv.data(),
-      dq_sums, dk_sums, dv_sums,
-      variant.keep_remainder ? workspace.template allocate<float>(shape.rows, extents.heads).data() : nullptr,
-      allocate_states(workspace, shape, k.extent(0), state_bytes),
-      attention_scale<Units>(extents.head_size), attention_scale<kernels::NaturalUnits>(extents.head_size),
-      extents.head_size % 4 == 0 && kernels::may_pack<4>(dy.data(), q.data(), k.data(), v.data(), dq.data(), dk.data(),
-                                                         dv.data(), dq_sums, dk_sums, dv_sums),
-      most_tiles(shape, Queries::size)};
-  backend.launch(kernels::PlanStates{shape, call.places}, 1);
+  if (extents.head_size > Queries::size) {
+    auto const sums_of = [&](Matrix<S> result) {
+      if constexpr (std::is_same_v<S, float>) return result.data();
+      else return workspace.template allocate<float>(result.size()).data();
+    };
+    call.dq_sums = sums_of(dq);
+    call.dk_sums = sums_of(dk);
+    call.dv_sums = dk.data() == dv.data() ? call.dk_sums : sums_of(dv);
+  }
+  call.packed = extents.head_size % 4 == 0 &&
+                kernels::may_pack<4>(dy.data(), q.data(), k.data(), v.data(), dq.data(), dk.data(), dv.data(), call.dq_sums,
+                                     call.dk_sums, call.dv_sums);
   constexpr std::size_t bytes = Queries::shared_floats * sizeof(float);
-  backend.launch(Queries{{call}}, call.tiles * extents.heads + ceil_divide(shape.rows, Queries::threads), bytes);
-  backend.launch(Keys{{call}, k.extent(0)}, ceil_divide(k.extent(0), Keys::size) * extents.heads, bytes);
+  launch(Queries{{call}}, Keys{{call}}, bytes, bytes);
 }
 
 }  // namespace detail

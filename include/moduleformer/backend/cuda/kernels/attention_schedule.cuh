@@ -7,6 +7,7 @@
 
 #include <moduleformer/backend/arguments.hpp>
 #include <moduleformer/backend/cuda/kernels/warp.cuh>
+#include <moduleformer/backend/cuda/kernels/warp.cuh>
 #include <moduleformer/core/platform.hpp>
 #include <moduleformer/core/types.hpp>
 

@@ -19,42 +19,6 @@
 
 namespace moduleformer::kernels {
 
-/// The arguments of a backward call; sums in float are used where heads are wide.
-template <class S>
-struct StickBreakingBackwardCall {
-  AttentionShape shape;
-  S const *dy, *q, *k, *v;
-  float const* log_stick;      // (P,H)
-  std::int32_t const* stop;    // (P,H)
-  S *dq, *dk, *dv;             // dk and dv may be one
-  float *dq_sums, *dk_sums, *dv_sums;
-  float* own;                  // (P,H) dy_i.v_i, with keep_remainder
-  StatePlaces places;
-  float logit_scale, scale;    // of q.k: in the units of the scan, and 1 / sqrt(d)
-  bool packed;                 // see HeadRows
-  Index tiles;
-};
-
-/// One row of a tile as the lanes that have it see it.
-template <class Units>
-struct BackwardRow {
-  int first, end;   // keys that it visited, of its sequence
-  float own;        // what A is counted from
-  RowState state;   // before the block that comes next
-
-  /// Scores and A of the lane's run of the block from key `base` on: weights and dl.
-  template <int lanes, class Thread>
-  MODULEFORMER_DEVICE void visit(Thread const& thread, int base, int run, int block_keys, float (&x)[run_keys],
-                                 float (&score)[run_keys]) {
-    KeptRun kept;
-    break_run<Units, lanes, Walk::to_newer>(thread, x, first - base - run, end - base - run, end <= base + block_keys,
-                                            state.log_stick, kept);
-    MODULEFORMER_UNROLL
-    for (int j = 0; j < run_keys; ++j) score[j] -= own;
-    differentiate_run<lanes>(thread, x, kept, score, state.prefix);
-  }
-};
-
 /// What both passes do.
 template <class Product, class Units>
 struct StickBreakingBackwardBase {
@@ -75,14 +39,6 @@ struct StickBreakingBackwardBase {
   [[nodiscard]] MODULEFORMER_DEVICE HeadRows<S> block_rows(S const* matrix, Sequence const& s, int base, int newest,
                                                            Index column) const {
     return rows(matrix, s.key_begin + base, column, base < 0 ? -base : 0, newest - base < size ? newest - base : size);
-  }
-
-  /// The row at the first block that it visits.
-  [[nodiscard]] MODULEFORMER_DEVICE Row begin_row(QueryTile const& tile, int row, int head) const {
-    if (row >= tile.rows) return {0, 0, 0.0f, {0.0f, 0.0f}};
-    Index const place = (tile.matrix_row() + row) * call.shape.heads + head;
-    return {call.stop[place], tile.visible_end(row), call.shape.keep_remainder ? call.own[place] : 0.0f,
-            {call.log_stick[place] * Units::per_nat, 0.0f}};
   }
 
   /// Scores and A of the tile and the block to weights and dl of the thread's run, and the row's next state.
@@ -106,7 +62,7 @@ struct StickBreakingBackwardBase {
       x[j] = scores[Product::place(own_row, run + j)] * call.logit_scale;
       score[j] = values[Product::place(own_row, run + j)];
     }
-    row.template visit<lanes>(thread, base, run, size, x, score);
+    row.template visit<lanes>(thread, base, run, x, score);
   }
 
   /// f(row, column of the head, columns left, sums) for the thread's parts.
@@ -130,25 +86,18 @@ struct StickBreakingQueryGradient : StickBreakingBackwardBase<Product, Units> {
   template <class Thread>
   MODULEFORMER_DEVICE void operator()(Thread const& thread) const {
     AttentionShape const& shape = call.shape;
-    Index const tile_blocks = call.tiles * shape.heads, stride = shape.stride();
-    if (thread.block() >= tile_blocks)
-      return for_rows_of_no_sequence(
-          thread, shape, (thread.block() - tile_blocks) * threads + thread.warp() * 32, [&](Index row) {
-            for (Index x = thread.lane(); x < stride; x += 32) call.dq[row * stride + x] = static_cast<S>(0.0f);
-          });
-    int const head = static_cast<int>(thread.block() % shape.heads), d = shape.head_size;
-    QueryTile const tile = find_tile(thread, shape, call.tiles - 1 - thread.block() / shape.heads, size);
+    QueryTile const tile = call.begin_tile(thread);
     if (tile.rows == 0) return;
+    int const head = static_cast<int>(thread.block() % shape.heads), d = shape.head_size;
+    Index const stride = shape.stride();
     float* const staging = thread.template shared<float>();
     float* const scores = staging + Product::staging_size;
     float* const values = scores + Product::scores_size;
     int const own_row = thread.index() / lanes, run = thread.index() % lanes * run_keys;
     Index const column = static_cast<Index>(head) * d;
     if (shape.keep_remainder) store_own(thread, tile, own_row, head, column);
-    Row row = this->begin_row(tile, own_row, head);
-    int const lowest = lowest_stop(thread, own_row < tile.rows ? row.first : 0x7fffffff,
-                                   reinterpret_cast<int*>(values + Product::scores_size));
-
+    Row row{call, tile, own_row, head};
+    int const lowest = oldest_key(thread, call, tile, head, reinterpret_cast<int*>(values + Product::scores_size));
     int const phase = static_cast<int>(tile.sequence.key_begin % size), newest = tile.visible_end(tile.rows - 1);
     int const first_block = (lowest + phase) / size;
     Sums sums;
@@ -198,17 +147,6 @@ struct StickBreakingQueryGradient : StickBreakingBackwardBase<Product, Units> {
     if (row < tile.rows) call.own[(tile.matrix_row() + row) * shape.heads + head] = sum;
   }
 
-  /// The least of the block's values; scratch: an int for each warp.
-  template <class Thread>
-  static MODULEFORMER_DEVICE int lowest_stop(Thread const& thread, int value, int* scratch) {
-    int lowest = 0x7fffffff - static_cast<int>(thread.reduce_max(static_cast<std::uint32_t>(0x7fffffff - value)));
-    if (thread.lane() == 0) scratch[thread.warp()] = lowest;
-    thread.sync();
-    MODULEFORMER_UNROLL
-    for (int w = 0; w < threads / 32; ++w) lowest = scratch[w] < lowest ? scratch[w] : lowest;
-    return lowest;
-  }
-
   template <class Thread>
   MODULEFORMER_DEVICE void load_sums(Thread const& thread, QueryTile const& tile, Index column, int c, bool zero, Sums& sums) const {
     Product::clear(sums);
@@ -227,8 +165,6 @@ struct StickBreakingKeyGradient : StickBreakingBackwardBase<Product, Units> {
   using typename Base::Sums;
   using Base::call, Base::lanes, Base::size;
 
-  Index key_rows;
-
   /// Rows of the key matrix and columns that a block of threads has.
   struct Part {
     Index first_key;
@@ -242,26 +178,17 @@ struct StickBreakingKeyGradient : StickBreakingBackwardBase<Product, Units> {
     AttentionShape const& shape = call.shape;
     int const head = static_cast<int>(thread.block() % shape.heads), d = shape.head_size;
     // Forwards: the first keys of a sequence are those that most tiles see.
-    Index const first_key = thread.block() / shape.heads * size, left = key_rows - first_key;
+    Index const first_key = thread.block() / shape.heads * size, left = call.key_rows - first_key;
     Part const part{first_key, left < size ? static_cast<int>(left) : size, head, static_cast<Index>(head) * d};
     Sums key_sums, value_sums;
     Product::clear(key_sums);
     Product::clear(value_sums);
     bool touched = false;
-    for (int from = 0; from < shape.sequence_count; from += 32) {
-      int const s = from + thread.lane();
-      bool overlaps = false;
-      if (s < shape.sequence_count) {
-        Sequence const& sequence = shape.sequences[s];
-        overlaps = sequence.query_count > 0 && sequence.key_begin < first_key + size &&
-                   sequence.key_begin + sequence.key_count > first_key;
-      }
-      for (std::uint32_t near = thread.ballot(overlaps); near != 0; near &= near - 1) {
-        if (!touched && d > size) begin_wide(thread, part);
-        touched = true;
-        visit_sequence(thread, from + lowest_lane(near), part, key_sums, value_sums);
-      }
-    }
+    call.for_sequences(thread, first_key, [&](int sequence) {
+      if (!touched && d > size) begin_wide(thread, part);
+      touched = true;
+      visit_sequence(thread, sequence, part, key_sums, value_sums);
+    });
     if (!touched) return;
     if (d <= size) return finish(thread, part, 0, call.scale, key_sums, value_sums);
     if constexpr (!sums_are_results)
@@ -288,11 +215,12 @@ struct StickBreakingKeyGradient : StickBreakingBackwardBase<Product, Units> {
     int const block = (base + phase) / size, first_block = block / step * step, d = shape.head_size;
     int const offset = static_cast<int>(sequence.key_count - sequence.query_count);
     int const first_token = base > offset ? base - offset : 0, all_rows = static_cast<int>(sequence.query_count) * shape.slots;
-    for (int number = first_token * shape.slots / size; number * size < all_rows; ++number) {
+    auto const next = [&](int from) {
+      return call.places.template next_tile<1>(thread, part.head, index, all_rows, from, base + size);
+    };
+    for (int number = next(first_token * shape.slots / size); number * size < all_rows; number = next(number + 1)) {
       QueryTile const tile = query_tile(shape, index, number, size);
-      Row row = this->begin_row(tile, own_row, part.head);
-      if (!thread.sync_or(own_row < tile.rows && row.first < base + size)) continue;
-      float const log_left = row.state.log_stick;
+      Row row{call, tile, own_row, part.head};
       int const entry = first_block * size - phase;
       if (entry > row.first && entry < row.end)
         row.state = *call.places.at(part.head, index, all_rows, first_block, tile.first_row + own_row);
@@ -301,7 +229,7 @@ struct StickBreakingKeyGradient : StickBreakingBackwardBase<Product, Units> {
         this->visit(thread, tile, part.column, older * size - phase, staging, scores, values, row, x, score);
       this->visit(thread, tile, part.column, base, staging, scores, values, row, x, score);
       int const own = shape.keep_remainder && own_row < tile.rows ? tile.position(own_row) - base - run : -1;
-      float const rest = own >= 0 && own < run_keys ? Units::exp(thread, log_left) : 0.0f;  // y_i += r_i v_i
+      float const rest = own >= 0 && own < run_keys ? Units::exp(thread, row.log_left) : 0.0f;  // y_i += r_i v_i
       MODULEFORMER_UNROLL
       for (int j = 0; j < run_keys; ++j) {
         scores[Product::place(own_row, run + j)] = j == own ? x[j] + rest : x[j];
