@@ -21,14 +21,16 @@ namespace moduleformer {
 template <CudaScalar S, class P, class Act>
 void expert_backward(CudaBackend<S, P>& backend, RoutingPlan const& plan, Act const& act, Arg<Matrix<S const>> dy,
                      Rows dy_rows, Arg<TensorView<S const, 3>> weight, Arg<Vector<float const>> gate,
-                     Arg<Matrix<S const>> z, Rows z_rows, Arg<Vector<float>> dgate, Arg<Matrix<S>> dz, Arg<Matrix<S>> scaled) {
+                     Arg<Matrix<S const>> z, Rows z_rows, Arg<Vector<float>> dgate, Arg<Matrix<S>> dz,
+                     Arg<Matrix<S>> scaled) {
   Index const k = weight.extent(1), n = weight.extent(2), slots = plan.slots();
   detail::expect_plan("expert_backward", plan, weight.extent(0));
   detail::expect_rows("expert_backward", "dy", dy, plan, dy_rows, n);
   detail::expect_rows("expert_backward", "z", z, plan, z_rows, k);
   if (dz) detail::expect_rows("expert_backward", "dz", dz, plan, z_rows, k);
   if (scaled) detail::expect_rows("expert_backward", "scaled", scaled, plan, z_rows, k);
-  expects(!gate || gate.extent(0) == slots, "expert_backward: expected gates of ", slots, " slots, found ", gate.extent(0));
+  expects(!gate || gate.extent(0) == slots, "expert_backward: expected gates of ", slots, " slots, found ",
+          gate.extent(0));
   expects(!dgate || dgate.extent(0) == slots, "expert_backward: expected dgates of ", slots, " slots, found ",
           dgate.extent(0));
   expects(z_rows != Rows::token || plan.top_k <= 1, "expert_backward: expected a row of z for each slot");
@@ -39,8 +41,17 @@ void expert_backward(CudaBackend<S, P>& backend, RoutingPlan const& plan, Act co
   Scope const scope{backend.workspace()};
   Matrix<float> const partial = dgate ? backend.workspace().template allocate<float>(tiles, slots) : Matrix<float>{};
   kernels::ExpertGradientEpilogue<S, Act> const epilogue{
-      act,   plan.order.data(), gate.data(), z.data(), dz.data(), scaled.data(), detail::row_map(plan, z_rows), partial.data(),
-      static_cast<int>(slots), static_cast<int>(k), detail::packs_columns<S>(k, z.data(), dz.data(), scaled.data())};
+      act,
+      plan.order.data(),
+      gate.data(),
+      z.data(),
+      dz.data(),
+      scaled.data(),
+      detail::row_map(plan, z_rows),
+      partial.data(),
+      static_cast<int>(slots),
+      static_cast<int>(k),
+      detail::packs_columns<S>(k, z.data(), dz.data(), scaled.data())};
   detail::row_product<kernels::Stored::transposed>(backend, detail::expert_schedule(plan, k, n),
                                                    detail::operand<S>(dy, detail::row_map(plan, dy_rows)),
                                                    detail::operand<S>(weight), epilogue, size);
@@ -59,9 +70,10 @@ void expert_weight_gradient(CudaBackend<S, P>& backend, RoutingPlan const& plan,
   expects(first >= 0 && first + count <= plan.experts, "expert_weight_gradient: expected experts ", first, " to ",
           first + count, ", found ", plan.experts);
   detail::expect_product_sizes("expert_weight_gradient", plan.slots(), k, n);
-  kernels::ContractionSchedule const schedule{plan.offsets.data() + first, static_cast<int>(count), static_cast<int>(k),
-                                              static_cast<int>(n), 0, 0};
-  kernels::WeightEpilogue<true> const epilogue{dweight.data(), static_cast<int>(k), static_cast<int>(n), detail::packs_columns<S>(n, dweight.data())};
+  kernels::ContractionSchedule const schedule{
+      plan.offsets.data() + first, static_cast<int>(count), static_cast<int>(k), static_cast<int>(n), 0, 0};
+  kernels::WeightEpilogue<true> const epilogue{dweight.data(), static_cast<int>(k), static_cast<int>(n),
+                                               detail::packs_columns<S>(n, dweight.data())};
   detail::contraction_product(backend, schedule, detail::operand<S>(x, detail::row_map(plan, x_rows)),
                               detail::operand<S>(dy, detail::row_map(plan, dy_rows)), epilogue,
                               detail::gradient_tile_size(count, k, n));

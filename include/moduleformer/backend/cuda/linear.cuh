@@ -27,14 +27,16 @@ void add_parts(CudaBackend<S, P>& backend, Matrix<float const> parts, std::int32
 }
 
 template <CudaScalar S, class P, class Out>
-void dense_forward(CudaBackend<S, P>& backend, Matrix<S const> x, Matrix<S const> weight, Vector<S const> bias, Matrix<Out> y) {
+void dense_forward(CudaBackend<S, P>& backend, Matrix<S const> x, Matrix<S const> weight, Vector<S const> bias,
+                   Matrix<Out> y) {
   Index const m = x.extent(0), k = x.extent(1), n = weight.extent(0);
   expect_extents("linear", "weight", weight, n, k);
   expect_extents("linear", "y", y, m, n);
   if (bias) expect_extents("linear", "bias", bias, n);
   expect_product_sizes("linear", m, n, k);
   kernels::RowSchedule const schedule{nullptr, static_cast<int>(m), 1, static_cast<int>(n), static_cast<int>(k)};
-  kernels::LinearEpilogue<S, Out> const epilogue{bias.data(), y.data(), static_cast<int>(n), false, packs_columns<S>(n, bias.data(), y.data())};
+  kernels::LinearEpilogue<S, Out> const epilogue{bias.data(), y.data(), static_cast<int>(n), false,
+                                                 packs_columns<S>(n, bias.data(), y.data())};
   row_product<kernels::Stored::transposed>(backend, schedule, operand<S>(x), operand<S>(weight), epilogue,
                                            product_tile_size(m, 1, n));
 }
@@ -64,9 +66,10 @@ void linear_input_gradient(CudaBackend<S, P>& backend, Arg<Matrix<S const>> dy, 
   detail::expect_extents("linear_input_gradient", "dx", dx, m, k);
   detail::expect_product_sizes("linear_input_gradient", m, n, k);
   kernels::RowSchedule const schedule{nullptr, static_cast<int>(m), 1, static_cast<int>(k), static_cast<int>(n)};
-  kernels::LinearEpilogue<S, S> const epilogue{nullptr, dx.data(), static_cast<int>(k), accumulate, detail::packs_columns<S>(k, dx.data())};
-  detail::row_product<kernels::Stored::plain>(backend, schedule, detail::operand<S>(dy), detail::operand<S>(weight), epilogue,
-                                              detail::product_tile_size(m, 1, k));
+  kernels::LinearEpilogue<S, S> const epilogue{nullptr, dx.data(), static_cast<int>(k), accumulate,
+                                               detail::packs_columns<S>(k, dx.data())};
+  detail::row_product<kernels::Stored::plain>(backend, schedule, detail::operand<S>(dy), detail::operand<S>(weight),
+                                              epilogue, detail::product_tile_size(m, 1, k));
 }
 
 /// dW (n,K) += dy[:, first:first+n]^T x with dy (M,N), x (M,K).
@@ -79,19 +82,22 @@ void linear_weight_gradient(CudaBackend<S, P>& backend, Arg<Matrix<S const>> dy,
   expects(first >= 0 && first + n <= stride, "linear_weight_gradient: expected columns ", first, " to ", first + n,
           " of dy, found ", stride);
   detail::expect_product_sizes("linear_weight_gradient", m, stride, k);
-  Index const parts = detail::gradient_parts(n, k, m), depth = detail::round_up(detail::ceil_divide(m, parts), Index{64});
+  Index const parts = detail::gradient_parts(n, k, m);
+  Index const depth = detail::round_up(detail::ceil_divide(m, parts), Index{64});
   auto const size = detail::gradient_tile_size(parts, n, k);
-  kernels::ContractionSchedule const schedule{nullptr, static_cast<int>(parts), static_cast<int>(n),
+  kernels::ContractionSchedule const schedule{nullptr,          static_cast<int>(parts), static_cast<int>(n),
                                               static_cast<int>(k), static_cast<int>(depth), static_cast<int>(m)};
   auto const a = detail::operand<S>(dy, {}, first), b = detail::operand<S>(x);
   if (parts == 1) {
-    kernels::WeightEpilogue<true> const epilogue{dweight.data(), static_cast<int>(n), static_cast<int>(k), detail::packs_columns<S>(k, dweight.data())};
+    kernels::WeightEpilogue<true> const epilogue{dweight.data(), static_cast<int>(n), static_cast<int>(k),
+                                                 detail::packs_columns<S>(k, dweight.data())};
     detail::contraction_product(backend, schedule, a, b, epilogue, size);
     return;
   }
   Scope const scope{backend.workspace()};
   auto const partial = backend.workspace().template allocate<float>(parts, n * k);
-  kernels::WeightEpilogue<false> const epilogue{partial.data(), static_cast<int>(n), static_cast<int>(k), detail::packs_columns<S>(k, partial.data())};
+  kernels::WeightEpilogue<false> const epilogue{partial.data(), static_cast<int>(n), static_cast<int>(k),
+                                                detail::packs_columns<S>(k, partial.data())};
   detail::contraction_product(backend, schedule, a, b, epilogue, size);
   detail::add_parts(backend, partial, nullptr, dweight.data(), true);
 }
@@ -100,8 +106,8 @@ void linear_weight_gradient(CudaBackend<S, P>& backend, Arg<Matrix<S const>> dy,
 template <CudaScalar S, class P>
 void bias_gradient(CudaBackend<S, P>& backend, Arg<Matrix<S const>> dy, Index first, Arg<Vector<float>> dbias) {
   Index const m = dy.extent(0), n = dbias.extent(0), stride = dy.extent(1);
-  expects(first >= 0 && first + n <= stride, "bias_gradient: expected columns ", first, " to ", first + n, " of dy, found ",
-          stride);
+  expects(first >= 0 && first + n <= stride, "bias_gradient: expected columns ", first, " to ", first + n,
+          " of dy, found ", stride);
   using Kernel = kernels::ColumnSums<S>;
   Index const parts = detail::ceil_divide(m, Kernel::rows_per_block);
   Scope const scope{backend.workspace()};

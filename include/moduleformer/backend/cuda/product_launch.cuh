@@ -22,8 +22,8 @@
 namespace moduleformer::detail {
 
 template <class Tile, kernels::Stored A, kernels::Stored B>
-using ProductEngine = std::conditional_t<std::is_same_v<typename Tile::Scalar, float>, kernels::FloatProduct<Tile, A, B>,
-                                         kernels::TensorProduct<Tile, A, B>>;
+using ProductEngine = std::conditional_t<std::is_same_v<typename Tile::Scalar, float>,
+                                         kernels::FloatProduct<Tile, A, B>, kernels::TensorProduct<Tile, A, B>>;
 
 inline kernels::RowMap row_map(RoutingPlan const& plan, Rows rows) {
   return {rows, plan.order.data(), static_cast<int>(plan.top_k)};
@@ -57,16 +57,6 @@ void expect_product_sizes(char const* where, Sizes... sizes) {
     expects(size <= most, where, ": expected at most ", most, " rows and columns, found ", size);
 }
 
-template <kernels::Stored A, kernels::Stored B, class Tile, CudaScalar S, class P, class Schedule, class Epilogue>
-void launch_tiles(CudaBackend<S, P>& backend, Schedule const& schedule, kernels::Operand<S> const& a,
-                  kernels::Operand<S> const& b, Epilogue const& epilogue, Index tiles) {
-  using Kernel = kernels::Product<ProductEngine<Tile, A, B>, Schedule, Epilogue>;
-  Index const blocks = std::min<Index>(tiles, Index{backend.processors()} * Tile::blocks);
-  int experts = 0;
-  if constexpr (!Schedule::gathers_contraction) experts = schedule.experts;
-  backend.launch(Kernel{schedule, a, b, epilogue}, blocks, Kernel::shared_bytes(experts));
-}
-
 /// Tiles of a schedule of rows: each expert that has any may leave one partly empty.
 template <class Tile>
 Index most_tiles(kernels::RowSchedule const& schedule) {
@@ -91,7 +81,9 @@ void row_product(CudaBackend<S, P>& backend, kernels::RowSchedule const& schedul
     if (has_few_rows(schedule.rows, schedule.experts, schedule.columns, schedule.depth))
       return few_rows_product<B>(backend, schedule, a, b, epilogue);
   auto const launch = [&]<class Tile>(Tile) {
-    launch_tiles<kernels::Stored::plain, B, Tile>(backend, schedule, a, b, epilogue, most_tiles<Tile>(schedule));
+    using Kernel = kernels::Product<ProductEngine<Tile, kernels::Stored::plain, B>, kernels::RowSchedule, Epilogue>;
+    Index const blocks = std::min<Index>(most_tiles<Tile>(schedule), Index{backend.processors()} * Tile::blocks);
+    backend.launch(Kernel{schedule, a, b, epilogue}, blocks, Kernel::shared_bytes(schedule.experts));
   };
   using Tiles = ProductTiles<S>;
   switch (size) {
@@ -101,13 +93,18 @@ void row_product(CudaBackend<S, P>& backend, kernels::RowSchedule const& schedul
   }
 }
 
-/// C[batch] = A^T B over the terms of each batch.
+/// C[batch] = A^T B over the terms of each batch. A block for each tile: their work differs as experts' counts do, and
+/// the device hands them out as blocks end.
 template <CudaScalar S, class P, class Epilogue>
 void contraction_product(CudaBackend<S, P>& backend, kernels::ContractionSchedule const& schedule,
-                         kernels::Operand<S> const& a, kernels::Operand<S> const& b, Epilogue const& epilogue, TileSize size) {
+                         kernels::Operand<S> const& a, kernels::Operand<S> const& b, Epilogue const& epilogue,
+                         TileSize size) {
   auto const launch = [&]<class Tile>(Tile) {
-    Index const tiles = schedule.batches * ceil_divide(schedule.rows, Tile::rows) * ceil_divide(schedule.columns, Tile::columns);
-    launch_tiles<kernels::Stored::transposed, kernels::Stored::plain, Tile>(backend, schedule, a, b, epilogue, tiles);
+    using Engine = ProductEngine<Tile, kernels::Stored::transposed, kernels::Stored::plain>;
+    using Kernel = kernels::Product<Engine, kernels::ContractionSchedule, Epilogue>;
+    Index const across = ceil_divide(schedule.columns, Tile::columns);
+    backend.launch(Kernel{schedule, a, b, epilogue}, schedule.batches * ceil_divide(schedule.rows, Tile::rows) * across,
+                   Kernel::shared_bytes(0));
   };
   using Tiles = ProductTiles<S>;
   if (size == TileSize::large) launch(typename Tiles::Large{});

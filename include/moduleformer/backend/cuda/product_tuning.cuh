@@ -58,7 +58,9 @@ inline constexpr Index wanted_product_tiles = 132;
 template <class S>
 constexpr Index tile_columns(TileSize size) {
   using Tiles = ProductTiles<S>;
-  return size == TileSize::small ? Tiles::Small::columns : size == TileSize::medium ? Tiles::Medium::columns : Tiles::Large::columns;
+  return size == TileSize::small    ? Tiles::Small::columns
+         : size == TileSize::medium ? Tiles::Medium::columns
+                                    : Tiles::Large::columns;
 }
 
 /// For `rows` rows, spread over `experts`, of `columns` columns.

@@ -10,8 +10,8 @@ namespace moduleformer::kernels {
 
 /// A tile of one expert's product: its rows and columns of the result, and the terms of the contraction.
 struct ProductTile {
-  int batch = 0;                  // the expert, or the part of a dense contraction
-  int row = 0, row_end = 0;       // row_end: of the whole result, or of the expert's slots
+  int batch = 0;             // the expert, or the part of a dense contraction
+  int row = 0, row_end = 0;  // row_end: of the whole result, or of the expert's slots
   int column = 0, column_end = 0;
   int begin = 0, end = 0;
 };
@@ -28,8 +28,12 @@ struct RowSchedule {
 
   /// Integers of shared memory that it needs: the number of tiles before each expert.
   [[nodiscard]] static constexpr int shared_size(int experts) { return experts + 1; }
-  [[nodiscard]] MODULEFORMER_DEVICE int begin_of(int e) const { return offsets == nullptr ? 0 : static_cast<int>(offsets[e]); }
-  [[nodiscard]] MODULEFORMER_DEVICE int end_of(int e) const { return offsets == nullptr ? rows : static_cast<int>(offsets[e + 1]); }
+  [[nodiscard]] MODULEFORMER_DEVICE int begin_of(int e) const {
+    return offsets == nullptr ? 0 : static_cast<int>(offsets[e]);
+  }
+  [[nodiscard]] MODULEFORMER_DEVICE int end_of(int e) const {
+    return offsets == nullptr ? rows : static_cast<int>(offsets[e + 1]);
+  }
 
   /// Fills `before`; the block synchronises afterwards.
   template <class Tile, class Thread>
@@ -88,7 +92,8 @@ struct ContractionSchedule {
 
   template <class Tile>
   [[nodiscard]] MODULEFORMER_DEVICE Index tiles(int const*) const {
-    return static_cast<Index>(batches) * ((rows + Tile::rows - 1) / Tile::rows) * ((columns + Tile::columns - 1) / Tile::columns);
+    return static_cast<Index>(batches) * ((rows + Tile::rows - 1) / Tile::rows) *
+           ((columns + Tile::columns - 1) / Tile::columns);
   }
 
   template <class Tile>
@@ -98,7 +103,8 @@ struct ContractionSchedule {
     int const place = static_cast<int>(number % (static_cast<Index>(across) * down));
     int const row = place / across * Tile::rows, column = place % across * Tile::columns;
     if (offsets != nullptr)
-      return {batch, row, rows, column, columns, static_cast<int>(offsets[batch]), static_cast<int>(offsets[batch + 1])};
+      return {batch,   row, rows, column, columns, static_cast<int>(offsets[batch]),
+              static_cast<int>(offsets[batch + 1])};
     int const begin = batch * part < terms ? batch * part : terms;
     return {batch, row, rows, column, columns, begin, terms - begin < part ? terms : begin + part};
   }

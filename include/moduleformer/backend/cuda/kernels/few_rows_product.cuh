@@ -65,7 +65,7 @@ struct FewRowsProduct {
         for (int part = 0; part < sums_size / (rows * Tile::columns); ++part)
           MODULEFORMER_UNROLL
           for (int j = 0; j < width; ++j) values[j] += sums[(part * rows + r) * Tile::columns + in_tile + j];
-        epilogue.put(epilogue.row(tile, tile.row + r), column, tile.column_end - column, values);
+        epilogue.put(thread, epilogue.row(tile, tile.row + r), column, tile.column_end - column, values);
       }
     }
   }
@@ -109,7 +109,8 @@ struct FewRowsProduct {
       MODULEFORMER_UNROLL
       for (int u = 0; u < at_once; ++u) {
         int const k = begin + u * slices;
-        weight[u] = k < schedule.depth && left > 0 ? read(from + static_cast<Index>(k) * b.stride, left) : Pack<S, width>{};
+        bool const inside = k < schedule.depth && left > 0;
+        weight[u] = inside ? read(from + static_cast<Index>(k) * b.stride, left) : Pack<S, width>{};
       }
       MODULEFORMER_UNROLL
       for (int u = 0; u < at_once; ++u) {

@@ -16,9 +16,10 @@ struct FloatProduct {
   static constexpr Stored stored_a = A, stored_b = B;
   static constexpr int grid = 16, down = Tile::rows / grid, across = Tile::columns / grid, depth = Tile::depth;
   static_assert(Tile::threads == grid * grid && depth % 4 == 0, "moduleformer: a float tile has 256 threads");
-  using PartA = std::conditional_t<A == Stored::plain, SharedPart<float, Tile::rows, depth>, SharedPart<float, depth, Tile::rows>>;
-  using PartB =
-      std::conditional_t<B == Stored::plain, SharedPart<float, depth, Tile::columns>, SharedPart<float, Tile::columns, depth>>;
+  using PartA = std::conditional_t<A == Stored::plain, SharedPart<float, Tile::rows, depth>,
+                                   SharedPart<float, depth, Tile::rows>>;
+  using PartB = std::conditional_t<B == Stored::plain, SharedPart<float, depth, Tile::columns>,
+                                   SharedPart<float, Tile::columns, depth>>;
 
   struct Sums {
     float at[down][across];

@@ -7,7 +7,7 @@
 //
 // An epilogue has `static constexpr bool adds` (a tile without terms changes nothing), `row_sums` (see below), and
 //   row(ProductTile, int row)                              what it needs for a row of the result
-//   put(that, int column, int left, float const (&sums)[W]) -> float   the first `left` count
+//   put(Thread, that, int column, int left, float const (&sums)[W]) -> float   the first `left` count
 // With row_sums, what put returns is added up over the tile's row and handed to row_sum(row, column tile, sum).
 
 #include <moduleformer/backend/cuda/kernels/expert_schedule.cuh>
@@ -30,10 +30,11 @@ struct Product {
   static constexpr bool gathers = Schedule::gathers_contraction;
   /// Numbers of rows in shared memory: of a tile's slots, or of A's and B's terms of each stage.
   static constexpr int row_numbers = gathers ? 2 * stages * depth : Tile::rows;
-  static_assert(gathers == (Engine::stored_a == Stored::transposed), "moduleformer: rows are slots, or terms of both operands");
+  static_assert(gathers == (Engine::stored_a == Stored::transposed),
+                "moduleformer: rows are slots, or terms of both operands");
   static_assert(!gathers || threads >= 2 * depth, "moduleformer: a thread for each row of a stage");
   static_assert(static_cast<int>(sizeof(S)) * stages * stage_size >=
-                    static_cast<int>(sizeof(float)) * (Engine::slab_size * threads / 32 + Tile::rows * Engine::row_parts),
+                    4 * (Engine::slab_size * threads / 32 + Tile::rows * Engine::row_parts),
                 "moduleformer: the stages have room for the sums");
 
   Schedule schedule;
@@ -95,8 +96,8 @@ struct Product {
       thread.commit_copies();
       int number = no_row;  // of the step after the one loaded now; wanted only when this one is multiplied
       if constexpr (gathers)
-        if (thread.index() < 2 * depth)
-          number = term_row(thread.index() / depth, tile.begin + (step + stages) * depth + thread.index() % depth, tile.end);
+        if (int const i = thread.index(); i < 2 * depth)
+          number = term_row(i / depth, tile.begin + (step + stages) * depth + i % depth, tile.end);
       S const* const part = stage + step % stages * stage_size;
       Engine::multiply(thread, part, part + PartA::size, sums);
       if constexpr (gathers)
@@ -105,7 +106,8 @@ struct Product {
   }
 
   template <class Thread>
-  MODULEFORMER_DEVICE void load_stage(Thread const& thread, ProductTile const& tile, int step, S* stage, int const* numbers) const {
+  MODULEFORMER_DEVICE void load_stage(Thread const& thread, ProductTile const& tile, int step, S* stage,
+                                      int const* numbers) const {
     S* const to = stage + step % stages * stage_size;
     S const* const from_a = a.data + tile.batch * a.batch_stride;
     S const* const from_b = b.data + tile.batch * b.batch_stride;
@@ -121,9 +123,8 @@ struct Product {
         load_part<PartB, threads>(thread, to + PartA::size, b, from_b, tile.column, tile.column_end,
                                   [&](int r) { return term + r < tile.end ? term + r : no_row; });
       else
-        load_part<PartB, threads>(thread, to + PartA::size, b, from_b, term, tile.end, [&](int r) {
-          return tile.column + r < tile.column_end ? tile.column + r : no_row;
-        });
+        load_part<PartB, threads>(thread, to + PartA::size, b, from_b, term, tile.end,
+                                  [&](int r) { return tile.column + r < tile.column_end ? tile.column + r : no_row; });
     }
   }
 
@@ -149,7 +150,7 @@ struct Product {
         if (row < tile.row_end && column < tile.column_end) {
           float values[width];
           load<width>(slab + r * Engine::slab_stride + in_slab, width, true, values);
-          sum = epilogue.put(epilogue.row(tile, row), column, tile.column_end - column, values);
+          sum = epilogue.put(thread, epilogue.row(tile, row), column, tile.column_end - column, values);
         }
         if constexpr (Epilogue::row_sums) {
           MODULEFORMER_UNROLL

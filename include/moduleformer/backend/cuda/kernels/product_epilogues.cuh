@@ -19,13 +19,15 @@ struct LinearEpilogue {
   static constexpr bool adds = false, row_sums = false;
   S const* bias;  // (N) or null
   Out* y;
-  int columns;    // N
+  int columns;  // N
   bool add;
   bool packed;
 
-  [[nodiscard]] MODULEFORMER_DEVICE Out* row(ProductTile const&, int row) const { return y + static_cast<Index>(row) * columns; }
-  template <int W>
-  MODULEFORMER_DEVICE float put(Out* row, int column, int left, float const (&sums)[W]) const {
+  [[nodiscard]] MODULEFORMER_DEVICE Out* row(ProductTile const&, int row) const {
+    return y + static_cast<Index>(row) * columns;
+  }
+  template <int W, class Thread>
+  MODULEFORMER_DEVICE float put(Thread const& thread, Out* row, int column, int left, float const (&sums)[W]) const {
     float values[W], other[W];
     MODULEFORMER_UNROLL
     for (int i = 0; i < W; ++i) values[i] = sums[i];
@@ -39,7 +41,7 @@ struct LinearEpilogue {
       MODULEFORMER_UNROLL
       for (int i = 0; i < W; ++i) values[i] += other[i];
     }
-    store<W>(row + column, left, packed, values);
+    store(thread, row + column, left, packed, values);
     return 0;
   }
 };
@@ -63,15 +65,16 @@ struct ExpertEpilogue {
   bool packed;
 
   [[nodiscard]] MODULEFORMER_DEVICE Row row(ProductTile const&, int p) const {
-    return {pre == nullptr ? nullptr : pre + static_cast<Index>(p) * columns, y + static_cast<Index>(y_row(p)) * columns, gate == nullptr ? 1.0f : gate[order[p]]};
+    return {pre == nullptr ? nullptr : pre + static_cast<Index>(p) * columns,
+            y + static_cast<Index>(y_row(p)) * columns, gate == nullptr ? 1.0f : gate[order[p]]};
   }
-  template <int W>
-  MODULEFORMER_DEVICE float put(Row const& row, int column, int left, float const (&z)[W]) const {
-    if (row.pre != nullptr) store<W>(row.pre + column, left, packed, z);
+  template <int W, class Thread>
+  MODULEFORMER_DEVICE float put(Thread const& thread, Row const& row, int column, int left, float const (&z)[W]) const {
+    if (row.pre != nullptr) store(thread, row.pre + column, left, packed, z);
     float values[W];
     MODULEFORMER_UNROLL
     for (int i = 0; i < W; ++i) values[i] = row.gate * act(z[i]).value;
-    store<W>(row.y + column, left, packed, values);
+    store(thread, row.y + column, left, packed, values);
     return 0;
   }
 };
@@ -100,8 +103,8 @@ struct ExpertGradientEpilogue {
   [[nodiscard]] MODULEFORMER_DEVICE Row row(ProductTile const&, int p) const {
     return {static_cast<Index>(z_row(p)) * columns, gate == nullptr ? 1.0f : gate[order[p]]};
   }
-  template <int W>
-  MODULEFORMER_DEVICE float put(Row const& row, int column, int left, float const (&g)[W]) const {
+  template <int W, class Thread>
+  MODULEFORMER_DEVICE float put(Thread const& thread, Row const& row, int column, int left, float const (&g)[W]) const {
     float before[W], slope[W], value[W];
     float sum = 0;
     load<W>(z + row.place + column, left, packed, before);
@@ -112,8 +115,8 @@ struct ExpertGradientEpilogue {
       slope[i] = row.gate * g[i] * a.derivative;
       value[i] = row.gate * a.value;
     }
-    if (dz != nullptr) store<W>(dz + row.place + column, left, packed, slope);
-    if (scaled != nullptr) store<W>(scaled + row.place + column, left, packed, value);
+    if (dz != nullptr) store(thread, dz + row.place + column, left, packed, slope);
+    if (scaled != nullptr) store(thread, scaled + row.place + column, left, packed, value);
     return sum;
   }
   MODULEFORMER_DEVICE void row_sum(int p, int column_tile, float sum) const {
@@ -133,13 +136,13 @@ struct WeightEpilogue {
   [[nodiscard]] MODULEFORMER_DEVICE float* row(ProductTile const& tile, int row) const {
     return out + (static_cast<Index>(tile.batch) * rows + row) * columns;
   }
-  template <int W>
-  MODULEFORMER_DEVICE float put(float* row, int column, int left, float const (&sums)[W]) const {
+  template <int W, class Thread>
+  MODULEFORMER_DEVICE float put(Thread const& thread, float* row, int column, int left, float const (&sums)[W]) const {
     float values[W] = {};
     if constexpr (Add) load<W>(row + column, left, packed, values);
     MODULEFORMER_UNROLL
     for (int i = 0; i < W; ++i) values[i] += sums[i];
-    store<W>(row + column, left, packed, values);
+    store(thread, row + column, left, packed, values);
     return 0;
   }
 };

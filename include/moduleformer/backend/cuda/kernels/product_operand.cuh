@@ -61,8 +61,8 @@ struct SharedPart {
 /// Brings columns [column, end) of the rows row_of(0..Part::rows) (no_row: zeros) to `to`. The copies are under way
 /// when it returns, in the thread's current group.
 template <class Part, int Threads, class Thread, class S, class RowOf>
-MODULEFORMER_DEVICE void load_part(Thread const& thread, S* to, Operand<S> const& from, S const* data, int column, int end,
-                                   RowOf const& row_of) {
+MODULEFORMER_DEVICE void load_part(Thread const& thread, S* to, Operand<S> const& from, S const* data, int column,
+                                   int end, RowOf const& row_of) {
   constexpr int chunk = Part::chunk, chunks = Part::chunks, rows_at_once = Threads / chunks;
   static_assert(Threads % chunks == 0, "moduleformer: threads take whole rows of a part");
   int const first = thread.index() / chunks, c = thread.index() % chunks;

@@ -21,8 +21,8 @@ struct TensorProduct {
   static constexpr int down = Tile::warp_rows / 16, wide = Tile::warp_columns / 8;        // fragments of a warp
   static_assert(Tile::warp_rows % 16 == 0 && Tile::warp_columns % 16 == 0 && depth % 16 == 0,
                 "moduleformer: a warp has whole fragments");
-  using PartA =
-      std::conditional_t<A == Stored::plain, SharedPart<bfloat16, Tile::rows, depth>, SharedPart<bfloat16, depth, Tile::rows>>;
+  using PartA = std::conditional_t<A == Stored::plain, SharedPart<bfloat16, Tile::rows, depth>,
+                                   SharedPart<bfloat16, depth, Tile::rows>>;
   using PartB = std::conditional_t<B == Stored::plain, SharedPart<bfloat16, depth, Tile::columns>,
                                    SharedPart<bfloat16, Tile::columns, depth>>;
 
@@ -78,7 +78,8 @@ struct TensorProduct {
  private:
   /// The fragment of A at (row, k): matrices of rows 0-7 and 8-15, then the same of the next eight terms.
   template <class Thread>
-  static MODULEFORMER_DEVICE void load_left(Thread const& thread, bfloat16 const* a, int row, int k, std::uint32_t (&words)[4]) {
+  static MODULEFORMER_DEVICE void load_left(Thread const& thread, bfloat16 const* a, int row, int k,
+                                            std::uint32_t (&words)[4]) {
     int const lane = thread.lane();
     if constexpr (A == Stored::plain)
       thread.load_matrices(words, a + PartA::at(row + lane % 16, k / 8 + lane / 16));
