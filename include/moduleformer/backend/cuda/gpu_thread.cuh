@@ -102,6 +102,12 @@ struct GpuThread {
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
   }
 
+  /// x, which the compiler then knows nothing of: what is computed from it in a loop is not kept in registers around it.
+  [[nodiscard]] __device__ int opaque(int x) const {
+    asm volatile("" : "+r"(x));
+    return x;
+  }
+
   /// Two floats rounded to bfloat16, the first in the lower half of the word.
   [[nodiscard]] __device__ std::uint32_t round_pair(float low, float high) const {
     std::uint32_t word;

@@ -114,6 +114,7 @@ class EmulatedThread {
     block_->warp_operation(index_, operation, &product, where);
   }
 
+  [[nodiscard]] int opaque(int x) const { return x; }
   [[nodiscard]] std::uint32_t round_pair(float low, float high) const {
     return bfloat16(low).bits | static_cast<std::uint32_t>(bfloat16(high).bits) << 16;
   }

@@ -29,32 +29,44 @@ struct AttentionShape {
   [[nodiscard]] MODULEFORMER_HOST_DEVICE Index stride() const { return static_cast<Index>(heads) * head_size; }
 };
 
+/// A sequence in 32 bits, which the host made sure suffice.
+struct SequenceRows {
+  int index = 0;
+  int query_row = 0, query_rows = 0;  // of the query matrix
+  int key_row = 0, keys = 0;          // of the key matrix
+  int offset = 0;                     // where its first query's token stands among its keys
+
+  SequenceRows() = default;
+  MODULEFORMER_DEVICE SequenceRows(AttentionShape const& shape, int number) : index(number) {
+    Sequence const& s = shape.sequences[number];
+    query_row = static_cast<int>(s.query_begin) * shape.slots;
+    query_rows = static_cast<int>(s.query_count) * shape.slots;
+    key_row = static_cast<int>(s.key_begin);
+    keys = static_cast<int>(s.key_count);
+    offset = keys - static_cast<int>(s.query_count);
+  }
+};
+
 /// Rows [first_row, first_row + rows) of a sequence's query rows; no rows where there is nothing to do.
 struct QueryTile {
-  Sequence sequence{};
-  int sequence_index = 0;
+  SequenceRows sequence{};
   int first_row = 0, rows = 0;
   int slots = 1;
   bool inclusive = true;
 
-  /// Query rows of the whole sequence.
-  [[nodiscard]] MODULEFORMER_DEVICE int all_rows() const { return static_cast<int>(sequence.query_count) * slots; }
-  /// Where among its sequence's keys the row's token stands.
-  [[nodiscard]] MODULEFORMER_DEVICE int position(int row) const {
-    return static_cast<int>(sequence.key_count - sequence.query_count) + (first_row + row) / slots;
+  QueryTile() = default;
+  MODULEFORMER_DEVICE QueryTile(AttentionShape const& shape, SequenceRows const& own, int tile, int tile_rows)
+      : sequence(own), first_row(tile * tile_rows), slots(shape.slots), inclusive(shape.inclusive) {
+    rows = own.query_rows - first_row < tile_rows ? own.query_rows - first_row : tile_rows;
   }
+
+  /// Where among its sequence's keys the row's token stands.
+  [[nodiscard]] MODULEFORMER_DEVICE int position(int row) const { return sequence.offset + (first_row + row) / slots; }
   /// One past the newest key that the row sees.
   [[nodiscard]] MODULEFORMER_DEVICE int visible_end(int row) const { return position(row) + (inclusive ? 1 : 0); }
   /// The tile's first row in the query matrix.
-  [[nodiscard]] MODULEFORMER_DEVICE Index matrix_row() const { return sequence.query_begin * slots + first_row; }
+  [[nodiscard]] MODULEFORMER_DEVICE Index matrix_row() const { return sequence.query_row + first_row; }
 };
-
-MODULEFORMER_DEVICE inline QueryTile query_tile(AttentionShape const& shape, int sequence, int tile, int tile_rows) {
-  QueryTile found{shape.sequences[sequence], sequence, tile * tile_rows, 0, shape.slots, shape.inclusive};
-  int const left = found.all_rows() - found.first_row;
-  found.rows = left < tile_rows ? left : tile_rows;
-  return found;
-}
 
 /// Tile number `number` of the call's tiles of tile_rows rows, sequence by sequence; without rows if there are fewer.
 template <class Thread>
@@ -78,7 +90,7 @@ MODULEFORMER_DEVICE QueryTile find_tile(Thread const& thread, AttentionShape con
     first += owner * strip;
     count = count - owner * strip < strip ? count - owner * strip : strip;
   } while (count > 1);
-  return query_tile(shape, first, static_cast<int>(number), tile_rows);
+  return {shape, SequenceRows{shape, first}, static_cast<int>(number), tile_rows};
 }
 
 /// clear(row) by the whole warp, for those of the warp's 32 rows from `first` that belong to no sequence.

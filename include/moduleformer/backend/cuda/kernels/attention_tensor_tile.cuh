@@ -29,9 +29,9 @@ struct AttentionTensorTile {
   }
   static MODULEFORMER_DEVICE int key_mix(int group, int odd) { return chunks % 8 == 0 ? group | odd << 2 : group; }
   static MODULEFORMER_DEVICE int row_place(int row, int chunk) {
-    int const mix = chunks % 8 == 0 ? row & 7 : row >> 1 & 3;
-    return (row * chunks + (chunk ^ mix)) * 8;
+    return (row * chunks + (chunk ^ row_mix(row))) * 8;
   }
+  static MODULEFORMER_DEVICE int row_mix(int row) { return chunks % 8 == 0 ? row & 7 : row >> 1 & 3; }
 
   template <bool by_key>
   static MODULEFORMER_DEVICE int place(int row, int chunk) {
@@ -42,26 +42,18 @@ struct AttentionTensorTile {
   template <int threads, int count, bool by_key, class Thread>
   static MODULEFORMER_DEVICE void copy_rows(Thread const& thread, bfloat16 const* from, Index stride, int begin, int end,
                                             bfloat16* to) {
-    static_assert(count * chunks % threads == 0);
-    if constexpr (threads % chunks == 0) {
-      constexpr int step = threads / chunks;
-      int const chunk = thread.index() % chunks, first = thread.index() / chunks;
-      bfloat16 const* row_from = from + first * static_cast<int>(stride) + chunk * 8;
+    constexpr int copies = count * chunks / threads;
+    static_assert(copies * threads == count * chunks && (copies <= 4 || copies % 2 == 0));
+    // Many copies are a loop: their addresses would take registers that wide heads do not have.
+    MODULEFORMER_NO_UNROLL
+    for (int first = 0; first < copies; first += copies > 4 ? 2 : copies)
       MODULEFORMER_UNROLL
-      for (int i = 0; i < count / step; ++i, row_from += step * static_cast<int>(stride)) {
-        int const row = first + i * step;
+      for (int i = 0; i < (copies > 4 ? 2 : copies); ++i) {
+        int const at = (first + i) * threads + thread.opaque(thread.index()), row = at / chunks, chunk = at % chunks;
         bool const exists = row >= begin && row < end;
-        thread.copy_async(to + place<by_key>(row, chunk), exists ? row_from : from, exists ? 16 : 0);
+        thread.copy_async(to + place<by_key>(row, chunk), exists ? from + (row * static_cast<int>(stride) + chunk * 8) : from,
+                          exists ? 16 : 0);
       }
-    } else {
-      MODULEFORMER_UNROLL
-      for (int i = 0; i < count * chunks / threads; ++i) {
-        int const at = i * threads + thread.index(), row = at / chunks, chunk = at % chunks;
-        bool const exists = row >= begin && row < end;
-        thread.copy_async(to + place<by_key>(row, chunk),
-                          exists ? from + (row * static_cast<int>(stride) + chunk * 8) : from, exists ? 16 : 0);
-      }
-    }
   }
 
   template <int n>
@@ -84,24 +76,45 @@ struct AttentionTensorTile {
       a[i] = row == nullptr ? 0u : *reinterpret_cast<std::uint32_t const*>(row + column);
     }
   }
-  /// The same of rows first ... first + 15 of a part of shared memory (row_place).
+  /// How a warp loads fragments of rows first ... first + 15 of a part of shared memory (row_place).
   template <class Thread>
-  static MODULEFORMER_DEVICE void load_rows(Thread const& thread, bfloat16 const* part, int first, int k, std::uint32_t (&a)[4]) {
-    thread.load_matrices(a, part + row_place(first + thread.lane() % 16, 2 * k + thread.lane() / 16));
-  }
+  struct PartRows {
+    static constexpr bool from_memory = true;
+    Thread const& thread;
+    bfloat16 const* row;
+    int half, mix;
+    MODULEFORMER_DEVICE PartRows(Thread const& own, bfloat16 const* part, int first) : thread(own) {
+      int const lane = thread.opaque(thread.lane());
+      row = part + (first + lane % 16) * chunks * 8;
+      half = lane / 16;
+      mix = row_mix(first + lane % 16);
+    }
+    MODULEFORMER_DEVICE void operator()(int k, std::uint32_t (&a)[4]) const {
+      thread.load_matrices(a, row + ((2 * k + half) ^ mix) * 8);
+    }
+  };
+
+  /// Fragments of rows in registers.
+  struct KeptRows {
+    static constexpr bool from_memory = false;
+    std::uint32_t words[d / 16][4];
+    MODULEFORMER_DEVICE void operator()(int k, std::uint32_t (&a)[4]) const {
+      MODULEFORMER_UNROLL
+      for (int i = 0; i < 4; ++i) a[i] = words[k][i];
+    }
+  };
 
   /// s = rows . keys; load(k, a) gives the rows' fragment k.
   template <class Thread, class Load>
-  static MODULEFORMER_DEVICE void scores(Thread const& thread, Load load, bfloat16 const* part, Scores& s) {
+  static MODULEFORMER_DEVICE void scores(Thread const& thread, Load const& load, bfloat16 const* part, Scores& s) {
     clear(s);
     // Row c of a matrix is key 16 (c/2) + c%2, plus 2n: its permutation does not depend on n.
-    int const c = thread.lane() % 8, key = 16 * (c / 2) + c % 2, mix = key_mix(c / 2, c % 2);
-    MODULEFORMER_UNROLL
-    for (int k = 0; k < d / 16; k += 2) {
+    int const lane = thread.opaque(thread.lane()), c = lane % 8, key = 16 * (c / 2) + c % 2, mix = key_mix(c / 2, c % 2);
+    auto const add = [&](int k) {
       std::uint32_t a[2][4];
       load(k, a[0]);
       load(k + 1, a[1]);
-      bfloat16 const* const from = part + (key * chunks + ((2 * k + thread.lane() / 8) ^ mix)) * 8;
+      bfloat16 const* const from = part + (key * chunks + ((2 * k + lane / 8) ^ mix)) * 8;
       MODULEFORMER_UNROLL
       for (int n = 0; n < 8; ++n) {
         std::uint32_t words[4];
@@ -109,6 +122,14 @@ struct AttentionTensorTile {
         thread.multiply_add(s[n], a[0], {words[0], words[1]});
         thread.multiply_add(s[n], a[1], {words[2], words[3]});
       }
+    };
+    // Rows from registers need their numbers when compiled; else wide heads keep registers by a loop.
+    if constexpr (Load::from_memory && d > 64) {
+      MODULEFORMER_NO_UNROLL
+      for (int k = 0; k < d / 16; k += 2) add(k);
+    } else {
+      MODULEFORMER_UNROLL
+      for (int k = 0; k < d / 16; k += 2) add(k);
     }
   }
 
@@ -123,7 +144,7 @@ struct AttentionTensorTile {
         float const(&w)[4] = weights[2 * k + i / 2];
         a[k][i] = thread.round_pair(w[i % 2 * 2], w[i % 2 * 2 + 1]);
       }
-    int const c = thread.lane() % 8, matrix = thread.lane() / 8;
+    int const lane = thread.opaque(thread.lane()), c = lane % 8, matrix = lane / 8;
     int const key = 16 * (c / 2) + 2 * (matrix % 2) + c % 2, mix = key_mix(c / 2, c % 2);
     MODULEFORMER_UNROLL
     for (int j = 0; j < d / 8; j += 2) {

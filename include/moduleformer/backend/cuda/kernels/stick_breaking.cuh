@@ -81,8 +81,8 @@ struct StickBreakingForward {
     Index const stride = shape.stride(), column = static_cast<Index>(head) * d;
     Index const place = tile.matrix_row() * stride + column;
     HeadRows<S> const queries{call.q + place, stride, 0, tile.rows, call.packed};
-    S const* const all_keys = call.k + tile.sequence.key_begin * stride + column;
-    S const* const all_values = call.v + tile.sequence.key_begin * stride + column;
+    S const* const all_keys = call.k + tile.sequence.key_row * stride + column;
+    S const* const all_values = call.v + tile.sequence.key_row * stride + column;
     int const end = row < tile.rows ? tile.visible_end(row) : 0, newest = tile.visible_end(tile.rows - 1);
 
     Sums out;

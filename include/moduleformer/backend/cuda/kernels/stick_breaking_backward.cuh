@@ -36,9 +36,9 @@ struct StickBreakingBackwardBase {
     return {matrix + row * call.shape.stride() + column, call.shape.stride(), begin, end, call.packed};
   }
   /// Rows of keys or values from key `base` of the sequence on, which may be negative.
-  [[nodiscard]] MODULEFORMER_DEVICE HeadRows<S> block_rows(S const* matrix, Sequence const& s, int base, int newest,
+  [[nodiscard]] MODULEFORMER_DEVICE HeadRows<S> block_rows(S const* matrix, SequenceRows const& s, int base, int newest,
                                                            Index column) const {
-    return rows(matrix, s.key_begin + base, column, base < 0 ? -base : 0, newest - base < size ? newest - base : size);
+    return rows(matrix, s.key_row + base, column, base < 0 ? -base : 0, newest - base < size ? newest - base : size);
   }
 
   /// Scores and A of the tile and the block to weights and dl of the thread's run, and the row's next state.
@@ -98,14 +98,14 @@ struct StickBreakingQueryGradient : StickBreakingBackwardBase<Product, Units> {
     if (shape.keep_remainder) store_own(thread, tile, own_row, head, column);
     Row row{call, tile, own_row, head};
     int const lowest = oldest_key(thread, call, tile, head, reinterpret_cast<int*>(values + Product::scores_size));
-    int const phase = static_cast<int>(tile.sequence.key_begin % size), newest = tile.visible_end(tile.rows - 1);
+    int const phase = tile.sequence.key_row % size, newest = tile.visible_end(tile.rows - 1);
     int const first_block = (lowest + phase) / size;
     Sums sums;
     Product::clear(sums);
     for (int block = first_block; block * size - phase < newest; ++block) {
       int const base = block * size - phase;
       if (run == 0 && own_row < tile.rows && block % *call.places.step == 0)
-        *call.places.at(head, tile.sequence_index, tile.all_rows(), block, tile.first_row + own_row) = row.state;
+        *call.places.at(head, tile.sequence, block, tile.first_row + own_row) = row.state;
       float x[run_keys], score[run_keys];
       this->visit(thread, tile, column, base, staging, scores, values, row, x, score);
       MODULEFORMER_UNROLL
@@ -138,7 +138,7 @@ struct StickBreakingQueryGradient : StickBreakingBackwardBase<Product, Units> {
     float sum = 0;
     if (row < tile.rows) {
       S const* const dy = call.dy + (tile.matrix_row() + row) * shape.stride() + column;
-      S const* const v = call.v + (tile.sequence.key_begin + tile.position(row)) * shape.stride() + column;
+      S const* const v = call.v + (tile.sequence.key_row + tile.position(row)) * shape.stride() + column;
       for (int x = thread.index() % lanes; x < shape.head_size; x += lanes)
         sum += static_cast<float>(dy[x]) * static_cast<float>(v[x]);
     }
@@ -206,24 +206,23 @@ struct StickBreakingKeyGradient : StickBreakingBackwardBase<Product, Units> {
   template <class Thread>
   MODULEFORMER_DEVICE void visit_sequence(Thread const& thread, int index, Part const& part, Sums& key_sums, Sums& value_sums) const {
     AttentionShape const& shape = call.shape;
-    Sequence const sequence = shape.sequences[index];
+    SequenceRows const sequence{shape, index};
     float* const staging = thread.template shared<float>();
     float* const scores = staging + Product::staging_size;
     float* const values = scores + Product::scores_size;
     int const own_row = thread.index() / lanes, run = thread.index() % lanes * run_keys, step = *call.places.step;
-    int const base = static_cast<int>(part.first_key - sequence.key_begin), phase = static_cast<int>(sequence.key_begin % size);
+    int const base = static_cast<int>(part.first_key) - sequence.key_row, phase = sequence.key_row % size;
     int const block = (base + phase) / size, first_block = block / step * step, d = shape.head_size;
-    int const offset = static_cast<int>(sequence.key_count - sequence.query_count);
-    int const first_token = base > offset ? base - offset : 0, all_rows = static_cast<int>(sequence.query_count) * shape.slots;
+    int const first_token = base > sequence.offset ? base - sequence.offset : 0;
     auto const next = [&](int from) {
-      return call.places.template next_tile<1>(thread, part.head, index, all_rows, from, base + size);
+      return call.places.template next_tile<1>(thread, part.head, sequence, from, base + size);
     };
-    for (int number = next(first_token * shape.slots / size); number * size < all_rows; number = next(number + 1)) {
-      QueryTile const tile = query_tile(shape, index, number, size);
+    for (int number = next(first_token * shape.slots / size); number * size < sequence.query_rows; number = next(number + 1)) {
+      QueryTile const tile{shape, sequence, number, size};
       Row row{call, tile, own_row, part.head};
       int const entry = first_block * size - phase;
       if (entry > row.first && entry < row.end)
-        row.state = *call.places.at(part.head, index, all_rows, first_block, tile.first_row + own_row);
+        row.state = *call.places.at(part.head, sequence, first_block, tile.first_row + own_row);
       float x[run_keys], score[run_keys];
       for (int older = first_block; older < block; ++older)
         this->visit(thread, tile, part.column, older * size - phase, staging, scores, values, row, x, score);

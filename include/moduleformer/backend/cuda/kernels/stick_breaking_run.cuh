@@ -41,10 +41,13 @@ struct BinaryUnits {
 
 /// What backward needs of a run beside its weights.
 struct KeptRun {
+  static constexpr bool keeps = true;
   float exponential[run_keys];  // e, 0 where the row does not see the key
   float rest[run_keys];         // 1 / (1 + e)
 };
-struct NothingKept {};
+struct NothingKept {
+  static constexpr bool keeps = false;
+};
 
 /// Which edge of the block the logarithm of the stick is given at: the newer one going to older keys (forward), or
 /// the older one going to newer keys (backward).
@@ -56,7 +59,6 @@ enum class Walk { to_older, to_newer };
 template <class Units, int lanes, Walk walk, class Kept, class Thread>
 MODULEFORMER_DEVICE void break_run(Thread const& thread, float (&x)[run_keys], int begin, int end, bool is_newest,
                                    float& log_stick, Kept& kept) {
-  constexpr bool keep = !__is_same(Kept, NothingKept);
   float product = 1, used = 0;  // of 1 / a to the right within the run; sum of log a
   MODULEFORMER_UNROLL
   for (int group = run_keys - 4; group >= 0; group -= 4) {
@@ -74,7 +76,7 @@ MODULEFORMER_DEVICE void break_run(Thread const& thread, float (&x)[run_keys], i
     MODULEFORMER_UNROLL
     for (int i = 0; i < 4; ++i) {
       x[group + i] = e[i] * inverse * product;
-      if constexpr (keep) {
+      if constexpr (Kept::keeps) {
         kept.exponential[group + i] = e[i];
         kept.rest[group + i] = i == 3 ? inverse : inverse * upto[i + 1];
       }

@@ -40,8 +40,8 @@ struct StatePlaces {
   Index capacity;          // for one head; at least the number of rows
   Index tiles;
 
-  [[nodiscard]] MODULEFORMER_DEVICE RowState* at(int head, int sequence, Index rows, int block, int row) const {
-    return states + head * capacity + offsets[sequence] + block / *step * rows + row;
+  [[nodiscard]] MODULEFORMER_DEVICE RowState* at(int head, SequenceRows const& sequence, int block, int row) const {
+    return states + head * capacity + offsets[sequence.index] + block / *step * static_cast<Index>(sequence.query_rows) + row;
   }
   [[nodiscard]] MODULEFORMER_DEVICE std::int32_t* oldest_of(int head, int sequence, int tile) const {
     return oldest + head * tiles + first_tile[sequence] + tile;
@@ -49,10 +49,10 @@ struct StatePlaces {
 
   /// The first tile from `from` on, each of `group` tiles of 64 rows, that visited keys below `below`; `count` if none.
   template <int group, class Thread>
-  [[nodiscard]] MODULEFORMER_DEVICE int next_tile(Thread const& thread, int head, int sequence, int all_rows, int from,
+  [[nodiscard]] MODULEFORMER_DEVICE int next_tile(Thread const& thread, int head, SequenceRows const& sequence, int from,
                                                   int below) const {
-    int const small = (all_rows + state_rows - 1) / state_rows, count = (small + group - 1) / group;
-    std::int32_t const* const visited = oldest_of(head, sequence, 0);
+    int const small = (sequence.query_rows + state_rows - 1) / state_rows, count = (small + group - 1) / group;
+    std::int32_t const* const visited = oldest_of(head, sequence.index, 0);
     for (int first = from; first < count; first += 32) {
       bool sees = false;
       MODULEFORMER_UNROLL
@@ -177,7 +177,7 @@ MODULEFORMER_DEVICE int oldest_key(Thread const& thread, StickBreakingBackwardCa
   if (thread.lane() == 0) scratch[thread.warp()] = oldest;
   thread.sync();
   for (int w = 0; w < thread.block_size() / 32; ++w) oldest = scratch[w] < oldest ? scratch[w] : oldest;
-  if (thread.index() == 0) *call.places.oldest_of(head, tile.sequence_index, tile.first_row / state_rows) = oldest;
+  if (thread.index() == 0) *call.places.oldest_of(head, tile.sequence.index, tile.first_row / state_rows) = oldest;
   return oldest;
 }
 

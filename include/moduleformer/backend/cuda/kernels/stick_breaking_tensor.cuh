@@ -22,6 +22,7 @@ struct StickBreakingTensorForward {
   using Tile = AttentionTensorTile<d>;
   using Units = BinaryUnits;
   static constexpr int warps = 4, threads = 32 * warps, size = 16 * warps, stages = 2;
+  static constexpr int blocks_at_once = d == 64 ? 0 : d <= 32 ? 4 : d <= 96 ? 3 : 2;  // 64: as the compiler likes
   /// Wide heads leave no registers for the queries.
   static constexpr bool query_in_registers = d <= 64;
   static constexpr std::size_t shared_bytes =
@@ -40,8 +41,8 @@ struct StickBreakingTensorForward {
     if (tile.rows == 0) return;
 
     Index const column = static_cast<Index>(head) * d;
-    bfloat16 const* const all_keys = call.k + tile.sequence.key_begin * stride + column;
-    bfloat16 const* const all_values = call.v + tile.sequence.key_begin * stride + column;
+    bfloat16 const* const all_keys = call.k + tile.sequence.key_row * stride + column;
+    bfloat16 const* const all_values = call.v + tile.sequence.key_row * stride + column;
     int const t = thread.lane() % 4, run = t * run_keys, newest = tile.visible_end(tile.rows - 1);
     int const rows[2] = {thread.warp() * 16 + thread.lane() / 4, thread.warp() * 16 + thread.lane() / 4 + 8};
     int const ends[2] = {rows[0] < tile.rows ? tile.visible_end(rows[0]) : 0, rows[1] < tile.rows ? tile.visible_end(rows[1]) : 0};
@@ -61,20 +62,12 @@ struct StickBreakingTensorForward {
       Tile::template copy_rows<threads, size, false>(thread, first_row, stride, 0, tile.rows, query_part);
     if (oldest > 0) copy_block(oldest - Tile::keys, 0);
     thread.commit_copies();
-    std::uint32_t query[query_in_registers ? d / 16 : 1][4];
+    typename Tile::KeptRows query;
     if constexpr (query_in_registers)
       MODULEFORMER_UNROLL
       for (int k = 0; k < d / 16; ++k)
         Tile::load_rows(thread, rows[0] < tile.rows ? first_row + rows[0] * stride : nullptr,
-                        rows[1] < tile.rows ? first_row + rows[1] * stride : nullptr, k, query[k]);
-    auto const load_query = [&](int k, std::uint32_t(&a)[4]) {
-      if constexpr (query_in_registers) {
-        MODULEFORMER_UNROLL
-        for (int i = 0; i < 4; ++i) a[i] = query[k][i];
-      } else {
-        Tile::load_rows(thread, query_part, thread.warp() * 16, k, a);
-      }
-    };
+                        rows[1] < tile.rows ? first_row + rows[1] * stride : nullptr, k, query.words[k]);
     typename Tile::Output out;
     Tile::clear(out);
     float log_stick[2] = {0, 0};
@@ -87,7 +80,8 @@ struct StickBreakingTensorForward {
       thread.sync();
       bfloat16 const* const block = shared + stage * 2 * Tile::block_size;
       typename Tile::Scores s;
-      Tile::scores(thread, load_query, block, s);
+      if constexpr (query_in_registers) Tile::scores(thread, query, block, s);
+      else Tile::scores(thread, typename Tile::template PartRows<Thread>(thread, query_part, thread.warp() * 16), block, s);
       alive = false;
       MODULEFORMER_UNROLL
       for (int half = 0; half < 2; ++half) {

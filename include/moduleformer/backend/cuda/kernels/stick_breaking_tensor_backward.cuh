@@ -24,25 +24,25 @@ struct TensorBackwardWarp {
   using Tile = AttentionTensorTile<d>;
   using Row = BackwardRow<BinaryUnits>;
 
-  /// Rows first ... of the parts of q and dy; keys and values are a block's parts. Weights and dl of the warp.
-  template <class Thread>
+  /// Rows first ... of the parts of q and dy; keys and values are a block's parts. done(half, weights, dl) takes the
+  /// lane's runs of its upper row, then of its lower one, so that registers need not hold both.
+  template <class Thread, class Done>
   static MODULEFORMER_DEVICE void visit(Thread const& thread, StickBreakingBackwardCall<bfloat16> const& call,
                                         bfloat16 const* queries, bfloat16 const* gradients, int first, bfloat16 const* keys,
-                                        bfloat16 const* values, int base, Row (&rows)[2], typename Tile::Scores& weights,
-                                        typename Tile::Scores& dl) {
-    Tile::scores(thread, [&](int k, std::uint32_t(&a)[4]) { Tile::load_rows(thread, queries, first, k, a); }, keys, weights);
-    Tile::scores(thread, [&](int k, std::uint32_t(&a)[4]) { Tile::load_rows(thread, gradients, first, k, a); }, values, dl);
-    int const run = thread.lane() % 4 * run_keys;
+                                        bfloat16 const* values, int base, Row (&rows)[2], Done done) {
+    typename Tile::Scores logits, products;
+    using Rows = typename Tile::template PartRows<Thread>;
+    Tile::scores(thread, Rows(thread, queries, first), keys, logits);
+    Tile::scores(thread, Rows(thread, gradients, first), values, products);
     MODULEFORMER_UNROLL
     for (int half = 0; half < 2; ++half) {
       float x[run_keys], score[run_keys];
-      Tile::take_run(weights, half, x);
-      Tile::take_run(dl, half, score);
+      Tile::take_run(logits, half, x);
+      Tile::take_run(products, half, score);
       MODULEFORMER_UNROLL
       for (int j = 0; j < run_keys; ++j) x[j] *= call.logit_scale;
-      rows[half].template visit<Tile::lanes>(thread, base, run, x, score);
-      Tile::put_run(x, half, weights);
-      Tile::put_run(score, half, dl);
+      rows[half].template visit<Tile::lanes>(thread, base, thread.lane() % 4 * run_keys, x, score);
+      done(half, x, score);
     }
   }
 };
@@ -52,9 +52,11 @@ struct StickBreakingTensorQueryGradient {
   using Tile = AttentionTensorTile<d>;
   using Warp = TensorBackwardWarp<d>;
   static constexpr int warps = 4, threads = 32 * warps, size = 16 * warps, stages = 2;
+  static constexpr int blocks_at_once = 2;
   static_assert(size == state_rows && Tile::keys == state_keys);
   static constexpr int row_part = size * d;
-  static constexpr std::size_t shared_bytes = (2 * row_part + stages * 2 * Tile::block_size) * sizeof(bfloat16) + 4 * warps;
+  static constexpr std::size_t shared_bytes =
+      (2 * row_part + stages * 2 * Tile::block_size) * sizeof(bfloat16) + warps * sizeof(int);
 
   StickBreakingBackwardCall<bfloat16> call;
 
@@ -66,7 +68,7 @@ struct StickBreakingTensorQueryGradient {
     int const head = static_cast<int>(thread.block() % shape.heads), t = thread.lane() % 4;
     int const own_rows[2] = {thread.warp() * 16 + thread.lane() / 4, thread.warp() * 16 + thread.lane() / 4 + 8};
     Index const stride = shape.stride(), place = tile.matrix_row() * stride + static_cast<Index>(head) * d;
-    Index const key_place = tile.sequence.key_begin * stride + static_cast<Index>(head) * d;
+    Index const key_place = tile.sequence.key_row * stride + static_cast<Index>(head) * d;
     auto* const queries = thread.template shared<bfloat16>();
     bfloat16* const gradients = queries + row_part;
     bfloat16* const blocks = gradients + row_part;
@@ -74,7 +76,7 @@ struct StickBreakingTensorQueryGradient {
     Tile::template copy_rows<threads, size, false>(thread, call.q + place, stride, 0, tile.rows, queries);
     Tile::template copy_rows<threads, size, false>(thread, call.dy + place, stride, 0, tile.rows, gradients);
 
-    int const phase = static_cast<int>(tile.sequence.key_begin % state_keys), newest = tile.visible_end(tile.rows - 1);
+    int const phase = tile.sequence.key_row % state_keys, newest = tile.visible_end(tile.rows - 1);
     int block = (oldest_key(thread, call, tile, head, scratch) + phase) / state_keys;
     auto const copy_block = [&](int first_key, int stage) {
       bfloat16* const to = blocks + stage * 2 * Tile::block_size;
@@ -86,7 +88,8 @@ struct StickBreakingTensorQueryGradient {
     if (block * state_keys - phase < newest) copy_block(block * state_keys - phase, 0);
     thread.commit_copies();
     if (shape.keep_remainder)
-      for (int const row : own_rows) store_own(thread, tile, row, head, place, key_place);
+      MODULEFORMER_UNROLL
+      for (int half = 0; half < 2; ++half) store_own(thread, tile, own_rows[half], head, place, key_place);
     typename Warp::Row rows[2] = {{call, tile, own_rows[0], head}, {call, tile, own_rows[1], head}};
     int const step = *call.places.step;
 
@@ -100,13 +103,14 @@ struct StickBreakingTensorQueryGradient {
         MODULEFORMER_UNROLL
         for (int half = 0; half < 2; ++half)
           if (own_rows[half] < tile.rows)
-            *call.places.at(head, tile.sequence_index, tile.all_rows(), block, tile.first_row + own_rows[half]) = rows[half].state;
+            *call.places.at(head, tile.sequence, block, tile.first_row + own_rows[half]) = rows[half].state;
       }
       thread.template wait_copies<1>();
       thread.sync();
       bfloat16 const* const keys = blocks + stage * 2 * Tile::block_size;
-      typename Tile::Scores weights, dl;
-      Warp::visit(thread, call, queries, gradients, thread.warp() * 16, keys, keys + Tile::block_size, base, rows, weights, dl);
+      typename Tile::Scores dl;
+      Warp::visit(thread, call, queries, gradients, thread.warp() * 16, keys, keys + Tile::block_size, base, rows,
+                  [&](int half, float const(&)[run_keys], float const(&score)[run_keys]) { Tile::put_run(score, half, dl); });
       Tile::weighted(thread, dl, keys, sums);
       thread.sync();
     }
@@ -149,12 +153,13 @@ template <int d>
 struct StickBreakingTensorKeyGradient {
   using Tile = AttentionTensorTile<d>;
   using Warp = TensorBackwardWarp<d>;
-  static constexpr int warps = d <= 64 ? 4 : 8, threads = 32 * warps, size = 16 * warps;
+  static constexpr int warps = 8, threads = 32 * warps, size = 16 * warps;
+  static constexpr int blocks_at_once = 1;
   static constexpr int group = size / state_rows;                // tiles of the other pass in one of this
   static constexpr int wide = warps / 4, columns = d / wide;     // of a warp's sums: 16 keys, these columns
   static constexpr int row_part = size * d, score_part = size * Tile::keys;
   static constexpr std::size_t shared_bytes = (2 * Tile::block_size + 3 * row_part + 2 * score_part) * sizeof(bfloat16);
-  static_assert(2 * Tile::block_size <= 2 * score_part || d <= 128);
+  static_assert(2 * Tile::block_size <= row_part);
 
   StickBreakingBackwardCall<bfloat16> call;
 
@@ -214,7 +219,7 @@ struct StickBreakingTensorKeyGradient {
   template <class Thread>
   MODULEFORMER_DEVICE void visit_sequence(Thread const& thread, int index, Index first_key, int head, Sums& sums) const {
     AttentionShape const& shape = call.shape;
-    Sequence const sequence = shape.sequences[index];
+    SequenceRows const sequence{shape, index};
     Index const stride = shape.stride(), column = static_cast<Index>(head) * d;
     auto* const keys = thread.template shared<bfloat16>();
     bfloat16* const values = keys + Tile::block_size;
@@ -224,76 +229,76 @@ struct StickBreakingTensorKeyGradient {
     bfloat16* const weights_part = gradients + row_part;
     bfloat16* const dl_part = weights_part + score_part;
 
-    int const base = static_cast<int>(first_key - sequence.key_begin);
-    int const phase = static_cast<int>(sequence.key_begin % state_keys), step = *call.places.step;
+    int const base = static_cast<int>(first_key) - sequence.key_row;
+    int const phase = sequence.key_row % state_keys, step = *call.places.step;
     int const block = (base + phase) / state_keys, first_block = block / step * step;
-    int const offset = static_cast<int>(sequence.key_count - sequence.query_count);
-    int const first_token = base > offset ? base - offset : 0, all_rows = static_cast<int>(sequence.query_count) * shape.slots;
+    int const first_token = base > sequence.offset ? base - sequence.offset : 0;
     auto const next = [&](int from) {
-      return call.places.template next_tile<group>(thread, head, index, all_rows, from, base + state_keys);
+      return call.places.template next_tile<group>(thread, head, sequence, from, base + state_keys);
     };
     auto const copy_tile = [&](bfloat16 const* matrix, int number, bfloat16* to) {
-      bfloat16 const* const from = matrix + (sequence.query_begin * shape.slots + number * size) * stride + column;
-      Tile::template copy_rows<threads, size, false>(thread, from, stride, 0, all_rows - number * size, to);
+      bfloat16 const* const from = matrix + (sequence.query_row + number * size) * stride + column;
+      Tile::template copy_rows<threads, size, false>(thread, from, stride, 0, sequence.query_rows - number * size, to);
     };
     auto const copy_block = [&](bfloat16 const* matrix, int first, bfloat16* to) {
-      bfloat16 const* const from = matrix + (sequence.key_begin + first) * stride + column;
+      bfloat16 const* const from = matrix + (sequence.key_row + first) * stride + column;
       Tile::template copy_rows<threads, Tile::keys, true>(thread, from, stride, first < 0 ? -first : 0,
-                                                          static_cast<int>(sequence.key_count) - first, to);
+                                                          sequence.keys - first, to);
     };
     int number = next(first_token * shape.slots / size);
-    if (number * size >= all_rows) return;
+    if (number * size >= sequence.query_rows) return;
     thread.sync();  // what an earlier sequence used is free
     copy_block(call.k, base, keys);
     copy_block(call.v, base, values);
     copy_tile(call.q, number, queries);
     copy_tile(call.dy, number, gradients);
     thread.commit_copies();
-    while (number * size < all_rows) {
+    while (number * size < sequence.query_rows) {
       int const following = next(number + 1);
-      QueryTile const tile = query_tile(shape, index, number, size);
+      QueryTile const tile{shape, sequence, number, size};
       int const own_rows[2] = {thread.warp() * 16 + thread.lane() / 4, thread.warp() * 16 + thread.lane() / 4 + 8};
       typename Warp::Row rows[2] = {{call, tile, own_rows[0], head}, {call, tile, own_rows[1], head}};
       int const entry = first_block * state_keys - phase;
       MODULEFORMER_UNROLL
       for (int half = 0; half < 2; ++half)
         if (entry > rows[half].first && entry < rows[half].end)
-          rows[half].state = *call.places.at(head, index, all_rows, first_block, tile.first_row + own_rows[half]);
+          rows[half].state = *call.places.at(head, sequence, first_block, tile.first_row + own_rows[half]);
       thread.template wait_copies<0>();
       thread.sync();
-      typename Tile::Scores weights, dl;
-      for (int older = first_block; older < block; ++older) {  // blocks whose states were not kept
-        copy_block(call.k, older * state_keys - phase, weights_part);
-        copy_block(call.v, older * state_keys - phase, weights_part + Tile::block_size);
-        thread.commit_copies();
-        thread.template wait_copies<0>();
-        thread.sync();
-        Warp::visit(thread, call, queries, gradients, thread.warp() * 16, weights_part, weights_part + Tile::block_size,
-                    older * state_keys - phase, rows, weights, dl);
-        thread.sync();
-      }
-      if (following * size < all_rows) copy_tile(call.q, following, next_queries);
-      thread.commit_copies();
-      Warp::visit(thread, call, queries, gradients, thread.warp() * 16, keys, values, base, rows, weights, dl);
-      int const t = thread.lane() % 4;
-      MODULEFORMER_UNROLL
-      for (int half = 0; half < 2; ++half) {
-        float x[run_keys], score[run_keys];
-        Tile::take_run(weights, half, x);
-        Tile::take_run(dl, half, score);
-        if (shape.keep_remainder && own_rows[half] < tile.rows) {  // y_i += r_i v_i
-          int const own = tile.position(own_rows[half]) - base - t * run_keys;
-          float const rest = thread.exp2(rows[half].log_left);
-          MODULEFORMER_UNROLL
-          for (int j = 0; j < run_keys; ++j) x[j] += j == own ? rest : 0.0f;
+      for (int visited = first_block; visited <= block; ++visited) {
+        bool const is_older = visited < block;  // a block whose states were not kept, brought to where queries come later
+        bfloat16* const part = is_older ? next_queries : keys;
+        if (is_older) {
+          copy_block(call.k, visited * state_keys - phase, part);
+          copy_block(call.v, visited * state_keys - phase, part + Tile::block_size);
+        } else if (following * size < sequence.query_rows) {
+          copy_tile(call.q, following, next_queries);
         }
-        put_rounded(thread, x, own_rows[half], t, weights_part);
-        put_rounded(thread, score, own_rows[half], t, dl_part);
+        thread.commit_copies();
+        if (is_older) {
+          thread.template wait_copies<0>();
+          thread.sync();
+        }
+        Warp::visit(thread, call, queries, gradients, thread.warp() * 16, part, part + Tile::block_size,
+                    visited * state_keys - phase, rows,
+                    [&](int half, float(&x)[run_keys], float const(&score)[run_keys]) {
+                      if (is_older) return;
+                      int const t = thread.lane() % 4;
+                      if (shape.keep_remainder && own_rows[half] < tile.rows) {  // y_i += r_i v_i
+                        int const own = tile.position(own_rows[half]) - base - t * run_keys;
+                        float const rest = thread.exp2(rows[half].log_left);
+                        MODULEFORMER_UNROLL
+                        for (int j = 0; j < run_keys; ++j) x[j] += j == own ? rest : 0.0f;
+                      }
+                      put_rounded(thread, x, own_rows[half], t, weights_part);
+                      put_rounded(thread, score, own_rows[half], t, dl_part);
+                    });
+        if (is_older) thread.sync();
       }
       thread.sync();
       add_products(thread, weights_part, gradients, sums.value);
       thread.sync();
-      if (following * size < all_rows) copy_tile(call.dy, following, gradients);
+      if (following * size < sequence.query_rows) copy_tile(call.dy, following, gradients);
       thread.commit_copies();
       add_products(thread, dl_part, queries, sums.key);
       std::swap(queries, next_queries);
@@ -316,7 +321,7 @@ struct StickBreakingTensorKeyGradient {
   template <class Thread>
   static MODULEFORMER_DEVICE void add_products(Thread const& thread, bfloat16 const* scores, bfloat16 const* rows,
                                                float (&sums)[columns / 8][4]) {
-    int const lane = thread.lane(), key_chunk = thread.warp() % 4 * 2, column_chunk = thread.warp() / 4 * (columns / 8);
+    int const lane = thread.opaque(thread.lane()), key_chunk = thread.warp() % 4 * 2, column_chunk = thread.warp() / 4 * (columns / 8);
     MODULEFORMER_UNROLL
     for (int k = 0; k < size; k += 16) {
       std::uint32_t a[4];
