@@ -35,3 +35,7 @@ else()
   add_library(moduleformer_instances INTERFACE)
   target_link_libraries(moduleformer_instances INTERFACE moduleformer_developer)
 endif()
+
+if(MODULEFORMER_CUDA)
+  include(${CMAKE_CURRENT_LIST_DIR}/cuda_instances.cmake)
+endif()

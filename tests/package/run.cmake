@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
-# cmake -DMODE=... -DSOURCE=... -DBINARY=... -DWORK=... -DGENERATOR=... -DCOMPILER=... -DLAUNCHER=... -P run.cmake
-# Builds and runs the consumer project from nothing in WORK, for one way of getting the library.
+# cmake -DMODE=... -DSOURCE=... -DBINARY=... -DWORK=... -DGENERATOR=... -DCOMPILER=... -DLAUNCHER=... -DNVCC=... -P run.cmake
+# Builds and runs the consumer project from nothing in WORK, for one way of getting the library; modes *_cuda have a
+# project with .cu files.
 
 function(run)
   list(JOIN ARGN " " line)
@@ -11,7 +12,7 @@ endfunction()
 file(REMOVE_RECURSE ${WORK})
 set(how find_package)
 set(options)
-if(MODE STREQUAL "build_tree")
+if(MODE MATCHES "^build_tree")
   set(options -Dmoduleformer_DIR=${BINARY})
 elseif(MODE MATCHES "^install")
   run(${CMAKE_COMMAND} --install ${BINARY} --prefix ${WORK}/prefix)
@@ -35,7 +36,13 @@ else()
   set(options -DMODULEFORMER_SOURCE=${SOURCE})
 endif()
 
-run(${CMAKE_COMMAND} -S ${CMAKE_CURRENT_LIST_DIR} -B ${WORK}/build -G ${GENERATOR} -DCMAKE_BUILD_TYPE=Release
+set(consumer ${CMAKE_CURRENT_LIST_DIR})
+if(MODE MATCHES "_cuda$")
+  set(consumer ${CMAKE_CURRENT_LIST_DIR}/cuda)
+  list(APPEND options -DCMAKE_CUDA_COMPILER=${NVCC} -DCMAKE_CUDA_ARCHITECTURES=90)
+endif()
+
+run(${CMAKE_COMMAND} -S ${consumer} -B ${WORK}/build -G ${GENERATOR} -DCMAKE_BUILD_TYPE=Release
   -DCMAKE_CXX_COMPILER=${COMPILER} -DCMAKE_CXX_COMPILER_LAUNCHER=${LAUNCHER}
   "-DCMAKE_CXX_FLAGS=-Wall -Wextra -Wpedantic -Wconversion -Werror" -DHOW=${how} ${options})
 run(${CMAKE_COMMAND} --build ${WORK}/build)

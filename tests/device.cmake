@@ -1,0 +1,47 @@
+# SPDX-License-Identifier: MIT
+# tests/<layer>/<name>_device.cu becomes the program test_<layer>_<name>_device and the ctest entry <layer>.<name>_device,
+# skipped (77) where there is no device. With MODULEFORMER_SELF_CONTAINED they need nothing but a driver, and read
+# golden files from the folder that they are run in: see build_device.sh.
+
+add_library(test_support_device OBJECT backend/cuda/device_main.cpp support/golden_index.cpp)
+target_link_libraries(test_support_device PUBLIC moduleformer::cuda Boost::unit_test_framework
+  PRIVATE moduleformer_warnings)
+if(MODULEFORMER_SELF_CONTAINED)
+  target_compile_definitions(test_support_device PUBLIC MODULEFORMER_TEST_DATA=".")
+else()
+  target_compile_definitions(test_support_device PUBLIC BOOST_TEST_DYN_LINK
+    MODULEFORMER_TEST_DATA="${CMAKE_CURRENT_SOURCE_DIR}")
+endif()
+
+file(GLOB device_files CONFIGURE_DEPENDS RELATIVE ${CMAKE_CURRENT_SOURCE_DIR} */*_device.cu backend/cuda/*_device.cu)
+foreach(file IN LISTS device_files)
+  string(REGEX REPLACE "\\.cu$" "" name ${file})
+  string(REPLACE "/" "." entry ${name})
+  string(REPLACE "/" "_" target test_${name})
+  add_executable(${target} ${file})
+  target_link_libraries(${target} PRIVATE test_support_device moduleformer_cuda_instances)
+  target_include_directories(${target} PRIVATE ${CMAKE_CURRENT_SOURCE_DIR})
+  target_compile_options(${target} PRIVATE $<$<AND:$<CONFIG:Release>,$<COMPILE_LANGUAGE:CUDA>>:-Xcompiler=-O1>)
+  add_dependencies(device_programs ${target})
+  add_test(NAME ${entry} COMMAND ${target})
+  set_tests_properties(${entry} PROPERTIES LABELS device SKIP_RETURN_CODE 77 TIMEOUT 600 RUN_SERIAL ON)
+endforeach()
+
+# No kernel spills registers.
+add_test(NAME cuda.registers COMMAND Python3::Interpreter ${PROJECT_SOURCE_DIR}/cmake/cuda_registers.py report
+  ${PROJECT_BINARY_DIR})
+set_tests_properties(cuda.registers PROPERTIES LABELS cuda)
+
+# Without a device the example says so, with one it succeeds.
+if(MODULEFORMER_BUILD_EXAMPLES)
+  add_test(NAME cuda.quickstart COMMAND Python3::Interpreter ${CMAKE_CURRENT_SOURCE_DIR}/needs_device.py
+    $<TARGET_FILE:quickstart_cuda> WORKING_DIRECTORY ${CMAKE_CURRENT_BINARY_DIR})
+  set_tests_properties(cuda.quickstart PROPERTIES LABELS cuda TIMEOUT 600)
+endif()
+
+# The package's component without the language.
+add_test(NAME package.cuda_not_enabled COMMAND ${CMAKE_COMMAND} -S ${CMAKE_CURRENT_SOURCE_DIR}/package/cuda
+  -B ${CMAKE_CURRENT_BINARY_DIR}/package_cuda_not_enabled -G ${CMAKE_GENERATOR} -DLANGUAGES=CXX
+  -Dmoduleformer_DIR=${PROJECT_BINARY_DIR})
+set_tests_properties(package.cuda_not_enabled PROPERTIES LABELS "package;cuda"
+  PASS_REGULAR_EXPRESSION "component cuda:[ \n]+the[ \n]+language[ \n]+CUDA[ \n]+is[ \n]+not[ \n]+enabled")
