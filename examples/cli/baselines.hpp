@@ -7,7 +7,7 @@
 // predecessors. Which of the two, and the discounts, minimise the bits of the last tenth of the training
 // parts under counts of the rest; then everything is counted.
 
-#include "models.hpp"
+#include "device.hpp"
 
 namespace cli {
 

@@ -2,12 +2,12 @@
 // moduleformer eval: how well a language model predicts a text, and how its routers spread the tokens.
 #include "baselines.hpp"
 #include "command.hpp"
-#include "models.hpp"
+#include "devices.hpp"
 #include "report.hpp"
 #include "text.hpp"
 #include "train_options.hpp"
 
-
+#include <CLI/CLI.hpp>
 #include <fmt/core.h>
 
 #include <memory>
@@ -20,9 +20,9 @@ namespace mf = moduleformer;
 struct Eval {
   std::string model, svg;
   DataOptions data;
+  DeviceOptions device;
   double held_out = 1;
   mf::Index rows = 8, window = 0;
-  int threads = 0;
 
   explicit Eval(CLI::App& command) {
     command.add_option("--model", model, "folder of the model")->required()->type_name("DIR");
@@ -39,7 +39,7 @@ struct Eval {
         ->type_name("INTEGER");
     command.add_option("--rows", rows, "windows at a time")->capture_default_str()->check(CLI::PositiveNumber)->type_name("INTEGER");
     command.add_option("--svg", svg, "draw the routers' use into this file")->type_name("FILE");
-    command.add_option("--threads", threads, "threads, 0 for all")->capture_default_str()->check(CLI::Range(0, mf::max_threads))->type_name("INTEGER")->take_last();
+    add_device_options(command, device);
   }
 
   int run() {
@@ -48,17 +48,17 @@ struct Eval {
       inputs.push_back(data.ids);
       check_output(svg, model, inputs);
     }
-    auto const loaded = load_language_model(model, false);
-    if (data.ids.empty()) expect_text_model(loaded.config(), model);
+    auto const loaded = find_device(device).load(model, false);
+    if (data.ids.empty()) expect_text_model(loaded->config(), model);
     mf::BatchOptions const options{.rows = rows,
-                                   .tokens = window > 0 ? window : stored_window(model, loaded).value_or(512),
+                                   .tokens = window > 0 ? window : stored_window(model, *loaded).value_or(512),
                                    .held_out = held_out,
-                                   .eos = data.ids.empty() && has_end_mark(loaded.config())};
+                                   .eos = data.ids.empty() && has_end_mark(loaded->config())};
     Data const read = read_data(data, options);
-    bool const is_text = is_text_model(loaded.config());
-    auto const evaluation = evaluate_held_out(loaded, read, threads);
+    bool const is_text = is_text_model(loaded->config());
+    auto const evaluation = loaded->evaluate(read, device.threads);
     print_score(evaluation, is_text);
-    if (held_out < 1) print_baselines(fit_baselines(read, loaded.config().vocab_size), is_text);
+    if (held_out < 1) print_baselines(fit_baselines(read, loaded->config().vocab_size), is_text);
     print_routers(evaluation);
     if (!svg.empty()) draw_routers(evaluation, fmt::format("{}: how each router spread {} tokens", model, evaluation.tokens), svg);
     return success;

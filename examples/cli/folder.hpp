@@ -31,6 +31,8 @@ struct FolderContents {
   [[nodiscard]] bool classifies() const { return config.labels > 0; }
 };
 
+/// Whether a folder holds a classifier.
+bool is_classifier(std::string const& folder);
 /// Throws FormatError for a folder that could not be loaded.
 FolderContents read_folder(std::string const& folder);
 

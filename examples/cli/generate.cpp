@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: MIT
 // moduleformer generate: continues prompts.
 #include "command.hpp"
-#include "models.hpp"
+#include "devices.hpp"
 #include "text.hpp"
 
+#include <CLI/CLI.hpp>
 #include <fmt/core.h>
 
 #include <cstdio>
@@ -20,6 +21,7 @@ struct Generate {
   std::string model, ids;
   std::vector<std::string> prompts;
   mf::GenerationOptions options{.max_new_tokens = 200, .temperature = 0.8};
+  DeviceOptions device;
   bool no_echo = false;
 
   explicit Generate(CLI::App& command) {
@@ -41,10 +43,7 @@ struct Generate {
     command.add_option("--stop-id", options.stop_ids, "ids that end a continuation, beside the model's end mark")->type_name("ID");
     command.add_option("--seed", options.seed, "of the draws")->capture_default_str()->type_name("INTEGER");
     command.add_flag("--no-echo", no_echo, "print the continuation without its prompt");
-    command.add_option("--threads", options.threads, "threads, 0 for all")
-        ->capture_default_str()
-        ->check(CLI::Range(0, mf::max_threads))
-        ->type_name("INTEGER")->take_last();
+    add_device_options(command, device);
   }
 
   int run() {
@@ -55,20 +54,21 @@ struct Generate {
     } catch (mf::Error const& error) {
       throw UsageError(error.what());
     }
-    auto const loaded = load_language_model(model, false);
-    if (loaded.config().eos_token_id >= 0) options.stop_ids.push_back(static_cast<mf::TokenId>(loaded.config().eos_token_id));
+    options.threads = device.threads;
+    auto const loaded = find_device(device).load(model, false);
+    if (loaded->config().eos_token_id >= 0) options.stop_ids.push_back(static_cast<mf::TokenId>(loaded->config().eos_token_id));
     if (!ids.empty()) {
-      for (auto const& result : generate_tokens(loaded, read_ids(ids), options, [](mf::Index, mf::TokenId) {})) {
+      for (auto const& result : loaded->generate(read_ids(ids), options, [](mf::Index, mf::TokenId) {})) {
         for (mf::TokenId const id : result.tokens) fmt::print("{} ", id);
         fmt::print("\n");
       }
       return success;
     }
-    expect_text_model(loaded.config(), model);
-    return continue_texts(loaded);
+    expect_text_model(loaded->config(), model);
+    return continue_texts(*loaded);
   }
 
-  int continue_texts(LanguageModel<float> const& loaded) {
+  int continue_texts(LanguageModel const& loaded) {
     std::vector<std::vector<mf::TokenId>> encoded;
     for (auto const& prompt : prompts) {
       auto& prompt_ids = encoded.emplace_back(bytes_to_ids(prompt));
@@ -81,7 +81,7 @@ struct Generate {
       if (!no_echo) std::fwrite(prompts[i].data(), 1, prompts[i].size(), stdout);
     };
     if (streams) echo(0);
-    auto const results = generate_tokens(loaded, encoded, options, [&](mf::Index, mf::TokenId id) {
+    auto const results = loaded.generate(encoded, options, [&](mf::Index, mf::TokenId id) {
       if (!streams) return;
       std::putchar(static_cast<int>(id));
       std::fflush(stdout);

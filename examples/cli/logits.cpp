@@ -1,7 +1,10 @@
 // SPDX-License-Identifier: MIT
 // moduleformer logits: a batch of ids through any model, with losses and gradients, to compare with other programs.
 #include "command.hpp"
-#include "models.hpp"
+#include "devices.hpp"
+#include "folder.hpp"
+
+#include <CLI/CLI.hpp>
 
 #include <memory>
 
@@ -10,6 +13,8 @@ namespace {
 
 struct LogitsCommand {
   LogitsOptions options;
+  DeviceOptions device;
+  bool in_double = false;
 
   explicit LogitsCommand(CLI::App& command) {
     command.add_option("--model", options.model, "folder of the model")->required()->type_name("DIR");
@@ -22,14 +27,18 @@ struct LogitsCommand {
         ->required()
         ->type_name("OUT.safetensors");
     command.add_flag("--gradients", options.gradients, "also write grad.<parameter> of the total loss, for every parameter");
-    command.add_flag("--double", options.in_double, "compute and write in double precision");
-    command.add_option("--threads", options.threads, "threads, 0 for all")->capture_default_str()->check(CLI::Range(0, moduleformer::max_threads))->type_name("INTEGER")->take_last();
+    command.add_flag("--double", in_double, "compute and write in double precision, on the CPU");
+    add_device_options(command, device);
   }
 
-  int run() const {
+  int run() {
+    options.threads = device.threads;
+    Device const& chosen = find_device(device);
+    if (in_double && (device.device != "cpu" || !device.precision.empty()))
+      throw UsageError("--double computes on the CPU, it excludes --device cuda and --precision");
     check_output(options.output, options.model, {options.input});
     bool const classifies = is_classifier(options.model);
-    options.in_double ? write_logits<double>(options, classifies) : write_logits<float>(options, classifies);
+    in_double ? write_logits_in_double(options, classifies) : chosen.write_logits(options, classifies);
     return success;
   }
 };

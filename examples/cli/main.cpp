@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 // moduleformer: trains, evaluates and runs ModuleFormers from the command line.
 #include "command.hpp"
+#include "devices.hpp"
 
 #include <moduleformer/backend/cpu/build_info.hpp>
 
@@ -35,7 +36,7 @@ constexpr Command commands[] = {
 int main(int argc, char** argv) {
   CLI::App app{"ModuleFormer: a sparse modular transformer. Text is bytes; models are folders with config.json and\n"
                "model.safetensors, as the published code writes them."};
-  app.set_version_flag("--version", moduleformer::build_info());
+  app.set_version_flag("--version", moduleformer::build_info() + ", " + cli::device_info());
   app.require_subcommand(1);
   app.footer("Exit status: 0 success, 1 failure, 2 wrong usage, 130 interrupted. Each command has its own --help.");
   cli::Run run;

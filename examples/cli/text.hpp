@@ -3,7 +3,7 @@
 // What the program reads: text files (id = byte, each file one document), or a safetensors file of ids for
 // other vocabularies.
 
-#include "models.hpp"
+#include "device.hpp"
 
 #include <string>
 #include <vector>

@@ -2,8 +2,8 @@
 // moduleformer train: a new model from text, or the rest of a stopped run.
 #include "baselines.hpp"
 #include "command.hpp"
+#include "devices.hpp"
 #include "interrupt.hpp"
-#include "models.hpp"
 #include "progress.hpp"
 #include "report.hpp"
 #include "text.hpp"
@@ -11,8 +11,8 @@
 
 #include <moduleformer/io/checkpoint.hpp>
 #include <moduleformer/model/count.hpp>
-#include <moduleformer/training/trainer.hpp>
 
+#include <CLI/CLI.hpp>
 #include <fmt/core.h>
 
 #include <algorithm>
@@ -28,41 +28,27 @@ namespace mf = moduleformer;
 
 namespace {
 
-using Model = LanguageModel<float>;
-using Trainer = mf::Trainer<Model, mf::AnySchedule>;
-
-/// What must not change while a run is stopped, stored beside it.
-struct DataState {
-  static constexpr std::string_view file_stem = "data";
-  Data const* data;
-
-  template <class Self, class Visitor>
-  static void visit(Self& self, Visitor&& visit) {
-    std::visit([&](auto const& batches) { std::decay_t<decltype(batches)>::visit(batches, visit); }, *self.data);
-  }
-};
-
 class Train {
  public:
   explicit Train(CLI::App& command);
   int run();
 
  private:
-  [[nodiscard]] Model start_model();
-  [[nodiscard]] Model resume_model();
+  [[nodiscard]] std::unique_ptr<LanguageModel> start_model(Device const& device) const;
+  [[nodiscard]] std::unique_ptr<LanguageModel> resume_model(Device const& device);
   void take_stored(TrainOptions stored);
   void check_out_folder() const;
-  int train(Model& model, Data const& data);
-  void evaluate(Model const& model, Data const& data) const;
+  int train(LanguageModel& model, Data const& data);
+  void evaluate(LanguageModel const& model, Data const& data) const;
 
   TrainOptions options_;
   std::map<std::string, CLI::Option*, std::less<>> given_;
   DataOptions data_options_;
+  DeviceOptions device_options_;
   std::string out_;
   bool resume_ = false, overwrite_ = false, no_eval_ = false;
   bool other_numbers_ = false;  // a resumed run's optimizer or schedule was changed
   mf::Index save_every_ = 0;
-  int threads_ = 0;
 };
 
 Train::Train(CLI::App& command) {
@@ -76,21 +62,22 @@ Train::Train(CLI::App& command) {
       ->check(CLI::Range(std::int64_t{0}, std::int64_t{1} << 40))
       ->type_name("INTEGER");
   command.add_flag("--no-eval", no_eval_, "do not score the held-out text at the end");
-  command.add_option("--threads", threads_, "threads, 0 for all")->capture_default_str()->check(CLI::Range(0, mf::max_threads))->type_name("INTEGER")->take_last();
+  add_device_options(command, device_options_);
   given_ = add_train_options(command, options_);
 }
 
 int Train::run() {
   if (resume_ && overwrite_) throw UsageError("--resume and --overwrite exclude each other");
   if (options_.steps < 1 || options_.accumulate < 1) throw UsageError("--steps and --accumulate: expected a positive number");
+  Device const& device = find_device(device_options_);
   check_out_folder();
-  Model model = resume_ ? resume_model() : start_model();
-  if (data_options_.ids.empty()) expect_text_model(model.config(), "the model");
+  auto const model = resume_ ? resume_model(device) : start_model(device);
+  if (data_options_.ids.empty()) expect_text_model(model->config(), "the model");
   Data const data = read_data(data_options_, options_.batches());
-  return train(model, data);
+  return train(*model, data);
 }
 
-Model Train::start_model() {
+std::unique_ptr<LanguageModel> Train::start_model(Device const& device) const {
   if (options_.eos && !data_options_.ids.empty()) throw UsageError("--eos is for text, not for --tokens");
   if (options_.eos && given_.at("vocab")->count() > 0 && options_.vocab != 257)
     throw UsageError("--eos makes the vocabulary 257");
@@ -106,15 +93,15 @@ Model Train::start_model() {
   } catch (mf::Error const& error) {
     throw UsageError(error.what());
   }
-  return Model::random(options_.seed, config, options_.settings(), policies);
+  return device.random(options_.seed, config, options_.settings(), policies);
 }
 
-Model Train::resume_model() {
-  auto model = load_language_model(out_, true);
+std::unique_ptr<LanguageModel> Train::resume_model(Device const& device) {
+  auto model = device.load(out_, true);
   TrainOptions stored;
-  mf::load_state(out_, model, stored);
+  mf::load_state(out_, *model, stored);
   take_stored(stored);
-  model.policies().checkpointing.recompute_blocks = options_.recompute;
+  model->set_recomputation(options_.recompute);
   return model;
 }
 
@@ -151,54 +138,53 @@ void Train::check_out_folder() const {
   mf::FolderCommit const probe(out_);  // begins a save, refuses what no save could replace, and takes it back
 }
 
-int Train::train(Model& model, Data const& data) {
-  Trainer trainer(model, options_.optimizer(), options_.rates(),
-                  {.threads = threads_, .seed = options_.seed, .accept_other_numbers = other_numbers_});
+int Train::train(LanguageModel& model, Data const& data) {
+  auto const run = model.train(options_, {.threads = device_options_.threads, .seed = options_.seed, .accept_other_numbers = other_numbers_});
   DataState data_state{.data = &data};
   if (resume_) {
     mf::load_state(out_, model, data_state);
-    mf::load_state(out_, model, trainer);
+    run->load(out_);
   }
-  mf::Counts const counts = mf::count(model.config(), model.policies(), model.outputs());
+  mf::Counts const counts = mf::count(model.config(), model.policies(), model.config().vocab_size);
   fmt::print(stderr, "{} parameters, {} active per token; {} steps of {} tokens\n", counts.parameters, counts.active_parameters,
              options_.steps, options_.rows * options_.window * options_.accumulate);
-  if (trainer.steps() >= options_.steps)
-    fmt::print(stderr, "the run in {} has {} of {} steps already; --steps makes it longer\n", out_, trainer.steps(), options_.steps);
+  if (run->steps() >= options_.steps)
+    fmt::print(stderr, "the run in {} has {} of {} steps already; --steps makes it longer\n", out_, run->steps(), options_.steps);
 
-  auto const save = [&] { mf::save(model, out_, {}, trainer, options_, data_state); };
+  auto const save = [&] { run->save(out_, options_, data_state); };
   int signal = 0;
   {
     InterruptGuard const interrupt;
-    Progress progress(trainer.steps(), options_.steps);
+    Progress progress(run->steps(), options_.steps);
     std::vector<mf::Batch> batches(static_cast<std::size_t>(options_.accumulate));
-    while (trainer.steps() < options_.steps && interrupt.signal() == 0) {
+    while (run->steps() < options_.steps && interrupt.signal() == 0) {
       for (mf::Index i = 0; i < options_.accumulate; ++i)
-        std::visit([&](auto const& from) { from.read(trainer.steps() * options_.accumulate + i, batches[static_cast<std::size_t>(i)]); },
+        std::visit([&](auto const& from) { from.read(run->steps() * options_.accumulate + i, batches[static_cast<std::size_t>(i)]); },
                    data);
-      progress.show(trainer.step(batches));
-      if (save_every_ > 0 && trainer.steps() % save_every_ == 0 && trainer.steps() < options_.steps) save();
+      progress.show(run->step(batches));
+      if (save_every_ > 0 && run->steps() % save_every_ == 0 && run->steps() < options_.steps) save();
     }
     signal = interrupt.signal();
     save();
   }
-  if (signal != 0 && trainer.steps() < options_.steps) {
-    fmt::print(stderr, "interrupted after step {} of {}; saved in {}, --resume goes on\n", trainer.steps(), options_.steps, out_);
+  if (signal != 0 && run->steps() < options_.steps) {
+    fmt::print(stderr, "interrupted after step {} of {}; saved in {}, --resume goes on\n", run->steps(), options_.steps, out_);
     return 128 + signal;
   }
-  fmt::print("saved {} after {} steps\n", out_, trainer.steps());
+  fmt::print("saved {} after {} steps\n", out_, run->steps());
   if (!no_eval_ && options_.held_out > 0) evaluate(model, data);
   return success;
 }
 
-void Train::evaluate(Model const& model, Data const& data) const {
+void Train::evaluate(LanguageModel const& model, Data const& data) const {
   bool const is_text = is_text_model(model.config());
-  print_score(evaluate_held_out(model, data, threads_), is_text);
+  print_score(model.evaluate(data, device_options_.threads), is_text);
   print_baselines(fit_baselines(data, model.config().vocab_size), is_text);
 }
 
 }  // namespace
 
-std::optional<mf::Index> stored_window(std::string const& folder, LanguageModel<float> const& model) {
+std::optional<mf::Index> stored_window(std::string const& folder, LanguageModel const& model) {
   namespace fs = std::filesystem;
   if (!fs::exists(fs::path(folder) / (std::string(TrainOptions::file_stem) + ".safetensors"))) return {};
   TrainOptions options;

@@ -3,7 +3,7 @@
 // Options of `train`. One visitor lists them: it makes the command's options, and the file beside a stopped
 // run that a resumed one takes them from.
 
-#include "models.hpp"
+#include "device.hpp"
 
 #include <moduleformer/model/config.hpp>
 #include <moduleformer/routing/policies.hpp>
@@ -11,12 +11,15 @@
 #include <moduleformer/training/optimizer.hpp>
 #include <moduleformer/training/schedule.hpp>
 
-#include <CLI/CLI.hpp>
-
 #include <map>
 #include <optional>
 #include <string>
 #include <string_view>
+
+namespace CLI {
+class App;
+class Option;
+}  // namespace CLI
 
 namespace cli {
 
@@ -61,7 +64,7 @@ struct TrainOptions {
 };
 
 /// The window of the run that made a model, if its options stand beside it.
-std::optional<moduleformer::Index> stored_window(std::string const& folder, LanguageModel<float> const& model);
+std::optional<moduleformer::Index> stored_window(std::string const& folder, LanguageModel const& model);
 
 /// Adds an option for each; returns them by name.
 std::map<std::string, CLI::Option*, std::less<>> add_train_options(CLI::App& command, TrainOptions& options);

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT
 #pragma once
-// The work of `logits`, for models of either kind and scalar.
+// The work of `logits`, for models of either kind on any backend.
 
-#include "models.hpp"
+#include "device.hpp"
 #include "status.hpp"
 #include "text.hpp"
 
@@ -17,53 +17,50 @@
 namespace cli {
 
 /// Tensors with the memory that they are written from.
-template <class S>
+template <class A>
 class Output {
  public:
-  void add(std::string name, std::vector<moduleformer::Index> shape, std::vector<S> values) {
+  void add(std::string name, std::vector<moduleformer::Index> shape, std::vector<A> values) {
     values_.push_back(std::move(values));
-    tensors_.push_back(moduleformer::output_tensor<S>(std::move(name), moduleformer::storage_type_of<S>, std::move(shape), values_.back().data()));
+    tensors_.push_back(moduleformer::output_tensor<A>(std::move(name), moduleformer::storage_type_of<A>, std::move(shape),
+                                                      values_.back().data()));
   }
   void write(std::string const& path) const { moduleformer::write_safetensors(path, tensors_); }
 
  private:
-  std::deque<std::vector<S>> values_;
+  std::deque<std::vector<A>> values_;
   std::vector<moduleformer::OutputTensor> tensors_;
 };
 
 template <class Model>
 void run_batch(LogitsOptions const& options) {
-  using S = typename Model::Scalar;
+  using A = typename Model::Accumulator;
   auto const loaded = moduleformer::load<Model>(options.model);
   moduleformer::Batch const batch = read_batch(options.input);
   if (options.gradients && batch.labels.empty()) throw UsageError("--gradients: " + options.input + " has no tensor labels");
-  moduleformer::Session session{loaded, {.threads = options.threads}};
-  Output<S> out;
-  moduleformer::Observation<S> seen;
+  typename Model::SessionType session{moduleformer::SessionOptions{.threads = options.threads}};
+  Output<A> out;
+  moduleformer::Observation<A> seen;
   auto result = loaded.logits(session, batch, {.observation = &seen});
   std::vector<moduleformer::Index> shape{result.rows, result.tokens, result.outputs};
   if constexpr (Model::HeadType::classifies) shape = {result.rows, result.outputs};
   out.add("logits", shape, std::move(result.values));
   double auxiliary = 0;
   for (auto const& router : seen.routers) auxiliary += router.loss;
-  out.add("aux_loss", {1}, {static_cast<S>(auxiliary)});
+  out.add("aux_loss", {1}, {static_cast<A>(auxiliary)});
   if (options.gradients) {
     auto gradient = loaded.make_gradient();
-    fill(session.backend(), gradient.values(), S(0));
-    out.add("loss", {1}, {static_cast<S>(loaded.gradients(session, batch, gradient).total)});
+    fill(session.backend(), gradient.values(), A(0));
+    out.add("loss", {1}, {static_cast<A>(loaded.gradients(session, batch, gradient).total)});
     for (moduleformer::Segment const& segment : loaded.table().segments()) {
-      auto const values = gradient.segment(segment);
-      out.add("grad." + segment.name, segment.shape, std::vector<S>(values.begin(), values.end()));
+      std::vector<A> values(static_cast<std::size_t>(segment.size()));
+      to_host(session.backend(), std::as_const(gradient).segment(segment), values.data());
+      out.add("grad." + segment.name, segment.shape, std::move(values));
     }
   } else if (!batch.labels.empty()) {
-    out.add("loss", {1}, {static_cast<S>(loaded.loss(session, batch).total)});
+    out.add("loss", {1}, {static_cast<A>(loaded.loss(session, batch).total)});
   }
   out.write(options.output);
-}
-
-template <class S>
-void write_logits(LogitsOptions const& options, bool classifies) {
-  classifies ? run_batch<Classifier<S>>(options) : run_batch<LanguageModel<S>>(options);
 }
 
 }  // namespace cli

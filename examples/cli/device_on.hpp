@@ -1,0 +1,88 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+// The interface of device.hpp on any backend. A file that instantiates it includes its backend before this.
+
+#include "device.hpp"
+#include "logits_on.hpp"
+#include "train_options.hpp"
+
+#include <moduleformer/io/checkpoint.hpp>
+
+#include <functional>
+#include <memory>
+#include <string>
+#include <utility>
+#include <variant>
+#include <vector>
+
+namespace cli {
+
+template <class B>
+using LanguageModelOf = moduleformer::Model<moduleformer::LanguageModelHead, moduleformer::dynamic_shape,
+                                            moduleformer::dynamic_policies, B>;
+template <class B>
+using ClassifierOf = moduleformer::Model<moduleformer::ClassificationHead, moduleformer::dynamic_shape,
+                                         moduleformer::dynamic_policies, B>;
+
+template <class B>
+class TrainingRunOn final : public TrainingRun {
+ public:
+  TrainingRunOn(LanguageModelOf<B>& model, TrainOptions const& options, moduleformer::TrainerOptions const& trainer)
+      : trainer_(model, options.optimizer(), options.rates(), trainer) {}
+
+  [[nodiscard]] moduleformer::Index steps() const override { return trainer_.steps(); }
+  moduleformer::StepReport step(std::span<moduleformer::Batch const> batches) override { return trainer_.step(batches); }
+  void load(std::string const& folder) override { moduleformer::load_state(folder, trainer_.model(), trainer_); }
+  void save(std::string const& folder, TrainOptions const& options, DataState const& data) const override {
+    moduleformer::save(trainer_.model(), folder, {}, trainer_, options, data);
+  }
+
+ private:
+  moduleformer::Trainer<LanguageModelOf<B>, moduleformer::AnySchedule> trainer_;
+};
+
+template <class B>
+class LanguageModelOn final : public LanguageModel {
+ public:
+  explicit LanguageModelOn(LanguageModelOf<B> model) : model_(std::move(model)) {}
+
+  [[nodiscard]] moduleformer::Config const& config() const override { return model_.config(); }
+  [[nodiscard]] moduleformer::ParameterTable const& table() const override { return model_.table(); }
+  [[nodiscard]] moduleformer::dynamic_policies const& policies() const override { return model_.policies(); }
+  void set_recomputation(bool recompute) override { model_.policies().checkpointing.recompute_blocks = recompute; }
+
+  [[nodiscard]] moduleformer::Evaluation evaluate(Data const& data, int threads) const override {
+    moduleformer::Session<B> session{moduleformer::SessionOptions{.threads = threads}};
+    return std::visit([&](auto const& batches) { return moduleformer::evaluate(model_, session, batches.held_out()); }, data);
+  }
+  std::vector<moduleformer::Generated> generate(
+      std::vector<std::vector<moduleformer::TokenId>> const& prompts, moduleformer::GenerationOptions const& options,
+      std::function<void(moduleformer::Index, moduleformer::TokenId)> const& on_token) const override {
+    return moduleformer::generate(model_, prompts, options, std::cref(on_token));
+  }
+  std::unique_ptr<TrainingRun> train(TrainOptions const& options, moduleformer::TrainerOptions const& trainer) override {
+    return std::make_unique<TrainingRunOn<B>>(model_, options, trainer);
+  }
+
+ private:
+  LanguageModelOf<B> model_;
+};
+
+template <class B>
+class DeviceOn final : public Device {
+ public:
+  [[nodiscard]] std::unique_ptr<LanguageModel> load(std::string const& folder, bool for_training) const override {
+    using Model = LanguageModelOf<B>;
+    return std::make_unique<LanguageModelOn<B>>(moduleformer::load<Model>(folder, {.map = !for_training}));
+  }
+  [[nodiscard]] std::unique_ptr<LanguageModel> random(std::uint64_t seed, moduleformer::Config const& config,
+                                                      moduleformer::Settings const& settings,
+                                                      moduleformer::dynamic_policies const& policies) const override {
+    return std::make_unique<LanguageModelOn<B>>(LanguageModelOf<B>::random(seed, config, settings, policies));
+  }
+  void write_logits(LogitsOptions const& options, bool classifies) const override {
+    classifies ? run_batch<ClassifierOf<B>>(options) : run_batch<LanguageModelOf<B>>(options);
+  }
+};
+
+}  // namespace cli
