@@ -17,12 +17,23 @@ namespace moduleformer {
 
 namespace detail {
 
-/// Throws CudaError unless the call succeeded. A failed call leaves no error behind for the next one.
+/// Throws CudaError unless the call succeeded. A failed call leaves no error behind for the next one. Any call may be the
+/// one that finds out that there is no device, or that its kernels were not compiled for it.
 template <class... Parts>
 void check_cuda(cudaError_t status, Parts const&... call) {
   if (status == cudaSuccess) return;
   (void)cudaGetLastError();
-  fail<CudaError>(call..., ": ", cudaGetErrorString(status), " (", cudaGetErrorName(status), ")");
+  if (status == cudaErrorNoDevice || status == cudaErrorInsufficientDriver || status == cudaErrorStubLibrary)
+    fail<CudaError>("CUDA backend: expected a CUDA device, found none (", cudaGetErrorString(status), ")");
+  bool const not_compiled = status == cudaErrorNoKernelImageForDevice || status == cudaErrorUnsupportedPtxVersion;
+  fail<CudaError>(call..., ": ", cudaGetErrorString(status), " (", cudaGetErrorName(status), ")",
+                  not_compiled ? "; the program was compiled for other devices, see CMAKE_CUDA_ARCHITECTURES" : "");
+}
+
+/// Throws CudaError for devices whose instructions are too few.
+inline void check_capability(int major, int minor) {
+  if (major < 8)
+    fail<CudaError>("CUDA backend: expected a device of compute capability 8.0 or more, found ", major, ".", minor);
 }
 
 /// Blocks of a kernel that a multiprocessor shall hold at a time, which bounds its registers; 0: as the compiler likes.
@@ -65,23 +76,21 @@ struct Gpu {
   class Stream {
    public:
     Stream() {
-      int devices = 0;
-      detail::check_cuda(cudaGetDeviceCount(&devices), "CUDA backend: looking for a device");
-      expects_device(devices);
-      int device = 0;
+      int devices = 0, device = 0, major = 0, minor = 0;
+      detail::check_cuda(cudaGetDeviceCount(&devices), "cudaGetDeviceCount");
+      detail::check_cuda(devices > 0 ? cudaSuccess : cudaErrorNoDevice, "cudaGetDeviceCount");
       detail::check_cuda(cudaGetDevice(&device), "cudaGetDevice");
       detail::check_cuda(cudaDeviceGetAttribute(&processors_, cudaDevAttrMultiProcessorCount, device), "device attributes");
-      detail::check_cuda(cudaDeviceGetAttribute(&major_, cudaDevAttrComputeCapabilityMajor, device), "device attributes");
-      if (major_ < 8)
-        fail<CudaError>("CUDA backend: expected a device of compute capability 8.0 or more, found ", major_, ".x");
+      detail::check_cuda(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device), "device attributes");
+      detail::check_cuda(cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device), "device attributes");
+      detail::check_capability(major, minor);
       detail::check_cuda(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "cudaStreamCreate");
     }
     Stream(Stream&& other) noexcept
-        : stream_(std::exchange(other.stream_, nullptr)), processors_(other.processors_), major_(other.major_) {}
+        : stream_(std::exchange(other.stream_, nullptr)), processors_(other.processors_) {}
     Stream& operator=(Stream&& other) noexcept {
       std::swap(stream_, other.stream_);
       std::swap(processors_, other.processors_);
-      std::swap(major_, other.major_);
       return *this;
     }
     ~Stream() {
@@ -121,9 +130,6 @@ struct Gpu {
     void synchronize() { detail::check_cuda(cudaStreamSynchronize(stream_), "waiting for the device"); }
 
    private:
-    static void expects_device(int devices) {
-      if (devices == 0) fail<CudaError>("CUDA backend: expected a CUDA device, found none");
-    }
     struct Place {
       std::source_location where;
       friend std::ostream& operator<<(std::ostream& out, Place p) {
@@ -135,7 +141,6 @@ struct Gpu {
 
     cudaStream_t stream_ = nullptr;
     int processors_ = 0;
-    int major_ = 0;
   };
 };
 
