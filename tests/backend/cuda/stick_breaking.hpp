@@ -22,7 +22,7 @@ BOOST_AUTO_TEST_CASE_TEMPLATE(definition, B, Backends) {
       auto const found = attend<B>(c, variant, in);
       BOOST_TEST_CONTEXT(describe(c, variant)) {
         BOOST_TEST(relative_error(found.y, expected.y.values()) < forward_bound<S>);
-        BOOST_TEST(relative_error(found.log_stick, expected.log_stick.values()) < 2 * forward_bound<S>);
+        BOOST_TEST(log_stick_error(found.log_stick, expected.log_stick.values()) < 2 * forward_bound<S>);
       }
     }
 }
@@ -91,7 +91,7 @@ BOOST_AUTO_TEST_CASE_TEMPLATE(packed_is_separate, B, Backends) {
   using S = typename B::Scalar;
   AttentionCase packed{{1, 8, 2, 0}, {}, 0, 0};
   for (Index s = 0; s < 70; ++s) {
-    Index const queries = s % 7 == 3 ? 0 : 1 + s % 5, keys = queries + (s % 4) * 9;
+    Index const queries = s % 7 == 3 ? 0 : 3 + s % 5, keys = queries + (s % 4) * 9;
     packed.sequences.push_back({packed.query_tokens, queries, packed.keys, keys});
     packed.query_tokens += queries + (s % 11 == 0 ? 1 : 0);  // rows that belong to none
     packed.keys += keys;
@@ -101,11 +101,12 @@ BOOST_AUTO_TEST_CASE_TEMPLATE(packed_is_separate, B, Backends) {
   BOOST_TEST(relative_error(together.y, reference(packed, {true, true}, in).y.values()) < forward_bound<S>);
   for (std::size_t const s : {std::size_t{0}, std::size_t{3}, std::size_t{33}, std::size_t{69}}) {
     auto alone = packed;
-    alone.sequences = {packed.sequences[s]};
+    for (auto& other : alone.sequences) other.query_count = 0;
+    alone.sequences[s] = packed.sequences[s];
     auto const found = attend<B>(alone, {true, true}, in);
     for (Index i = 0; i < packed.rows() * packed.width(); ++i) {
-      Index const token = i / packed.width() / 2 - alone.sequences[0].query_begin;
-      bool const own = token >= 0 && token < alone.sequences[0].query_count;
+      Index const token = i / packed.width() / 2 - alone.sequences[s].query_begin;
+      bool const own = token >= 0 && token < alone.sequences[s].query_count;
       BOOST_TEST(found.y[static_cast<std::size_t>(i)] == (own ? together.y[static_cast<std::size_t>(i)] : 0.0));
     }
   }

@@ -9,6 +9,7 @@
 #include <moduleformer/backend/cuda/stick_breaking_backward.cuh>
 #include <moduleformer/backend/cuda/stick_breaking_weights.cuh>
 
+#include <algorithm>
 #include <cstdint>
 #include <sstream>
 #include <string>
@@ -67,6 +68,13 @@ struct Attended {
   std::vector<std::int32_t> stop;
   std::vector<double> dq, dk, dv;  // where gradients were asked for
 };
+
+/// The error of log_stick, of sticks that a float holds: a call ends where nothing of any stick is left.
+inline double log_stick_error(std::vector<double> found, std::vector<double> expected) {
+  for (auto* logs : {&found, &expected})
+    for (double& x : *logs) x = std::max(x, -87.0);
+  return relative_error(found, expected);
+}
 
 /// What to ask of a call beside its sizes.
 struct AttentionOptions {

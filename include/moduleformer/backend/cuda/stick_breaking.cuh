@@ -10,6 +10,7 @@
 #include <moduleformer/backend/cuda/kernels/packs.cuh>
 #include <moduleformer/backend/cuda/kernels/stick_breaking.cuh>
 #include <moduleformer/backend/cuda/kernels/stick_breaking_tensor.cuh>
+#include <moduleformer/backend/cuda/stick_breaking_decode.cuh>
 #include <moduleformer/core/error.hpp>
 
 #include <algorithm>
@@ -73,7 +74,8 @@ float attention_scale(Index head_size) {
 }  // namespace detail
 
 /// y (P,A) from q (P,A), k and v (rows, A); rows of y in no sequence become 0. log_stick (P,H): ln r_i; stop
-/// (P,H): the first key of its sequence that the row visited. A sequence's bits do not depend on the others.
+/// (P,H): the first key of its sequence that the row visited. A sequence's bits depend on it and on how many rows and
+/// sequences the call has, not on the other sequences.
 template <CudaScalar S, class P>
 void stick_breaking_forward(CudaBackend<S, P>& backend, StickBreakingVariant variant, AttentionExtents extents,
                             Vector<Sequence const> sequences, Arg<Matrix<S const>> q, Arg<Matrix<S const>> k,
@@ -91,6 +93,10 @@ void stick_breaking_forward(CudaBackend<S, P>& backend, StickBreakingVariant var
   kernels::StickBreakingCall<S> call{shape, q.data(), k.data(), v.data(), y.data(), nullptr, log_stick.data(), stop.data(),
                                      detail::attention_scale<Units>(extents.head_size),
                                      detail::attention_bound<Units>(extents.stop_below), false, 0};
+  if (detail::is_narrow(shape)) {
+    call.packed = extents.head_size % 8 == 0 && kernels::may_pack<8>(q.data(), k.data(), v.data(), y.data());
+    return detail::attend_narrow<Units>(backend, call);
+  }
   if constexpr (std::is_same_v<S, bfloat16>) {
     bool const aligned = kernels::may_pack<8>(q.data(), k.data(), v.data(), y.data());
     if (aligned && detail::with_tensor_head(extents.head_size, [&](auto d) {
