@@ -99,16 +99,17 @@ Results measure(Options const& o, Model& model) {
     auto gradient = model.make_gradient();
     mf::AdamWState<mf::DefaultBackend> state(session.backend(), model.table());
     mf::AdamW const adamw{.learning_rate = 1e-4};
-    std::vector<double> both, update, host_numbers(2);
-    mf::Vector<double> const numbers{host_numbers.data(), {2}};
+    std::vector<double> both, update;
+    double norm = 0;
     for (mf::Index i = 0; i <= o.steps; ++i) {
       double const t0 = bench::now();
       fill(session.backend(), gradient.values(), 0.0f);
       double const t1 = bench::now();
       model.gradients(session, batch, gradient);
       double const t2 = bench::now();
-      mf::measure_gradient(session.backend(), adamw, model.table(), gradient, {}, numbers);
-      mf::update(session.backend(), adamw, adamw.learning_rate, i + 1, numbers.rows(1, 1), gradient, state, model);
+      mf::AdamWStep numbers = adamw.step_numbers(adamw.learning_rate, i + 1);
+      mf::measure_gradient(session.backend(), adamw, model.table(), gradient, {}, {&norm, {1}}, {&numbers, {1}});
+      mf::update(session.backend(), adamw, {&numbers, {1}}, gradient, state, model);
       double const t3 = bench::now();
       if (i == 0) continue;  // warm-up
       both.push_back(t2 - t1);

@@ -13,6 +13,7 @@
 #include <moduleformer/model/kv_cache.hpp>
 #include <moduleformer/model/model.hpp>
 #include <moduleformer/model/observation.hpp>
+#include <moduleformer/model/reports.hpp>
 #include <moduleformer/model/sampling.hpp>
 #include <moduleformer/model/sequence_classifier.hpp>
 #include <moduleformer/model/session.hpp>

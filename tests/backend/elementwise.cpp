@@ -30,7 +30,7 @@ constexpr Size sizes[] = {{1, 1}, {3, 7}, {5, 256}, {9, 257}, {33, 511}, {64, 64
 
 /// The factor of element i as backend/arguments.hpp defines it.
 double dropout_factor(mf::Dropout const& drop, Index i) {
-  auto const words = mf::random_words(drop.key, static_cast<std::uint64_t>(i / 4));
+  auto const words = mf::random_words(drop.random.key(), static_cast<std::uint64_t>(i / 4));
   bool const kept = mf::to_unit(words[static_cast<std::size_t>(i % 4)]) >= drop.probability;
   return kept ? 1 / (1 - static_cast<double>(drop.probability)) : 0.0;
 }
@@ -44,7 +44,8 @@ BOOST_AUTO_TEST_CASE_TEMPLATE(combine_slots_of_a_token, S, Scalars) {
     for (Index const slots : {1, 2, 5})
       for (float const probability : {0.0f, 0.3f}) {
         Index const rows = size.rows, width = size.width;
-        mf::Dropout const drop{{5, 2, 9}, probability};
+        mf::RandomKey const key{5, 2, 0};
+        mf::Dropout const drop{{&key, 9}, probability};
         auto const y = random_array<S>(1, rows * slots, width), residual = random_array<S>(2, rows, width);
         auto const found = mf::test::run<S>([&](mf::Cpu<S>& backend) {
           auto out = residual;  // in place
@@ -73,7 +74,8 @@ BOOST_AUTO_TEST_CASE_TEMPLATE(combine_slots_of_a_token, S, Scalars) {
 BOOST_AUTO_TEST_CASE_TEMPLATE(dropout, S, Scalars) {
   for (Size const& size : sizes) {
     Index const rows = size.rows, width = size.width;
-    mf::Dropout const drop{{11, 3, 4}, 0.25f};
+    mf::RandomKey const key{11, 3, 0};
+    mf::Dropout const drop{{&key, 4}, 0.25f};
     auto const x = random_array<S>(1, rows, width);
     auto const found = mf::test::run<S>([&](mf::Cpu<S>& backend) {
       auto out = x;
@@ -91,13 +93,14 @@ BOOST_AUTO_TEST_CASE(dropout_keeps_the_mean_and_nothing_else_changes_the_mask) {
   mf::Cpu<double> backend{2};
   Array<double, 2> ones(100, 1000), out(100, 1000);
   std::fill(ones.values().begin(), ones.values().end(), 1.0);
-  apply_dropout(backend, {{1, 1, 1}, 0.4f}, ones.view(), out.view());
+  mf::RandomKey const key{1, 1};
+  apply_dropout(backend, {{&key, 1}, 0.4f}, ones.view(), out.view());
   double sum = 0;
   for (double const x : out.values()) sum += x;
   BOOST_TEST(std::abs(sum / 1e5 - 1) < 0.01);  // four standard deviations
-  apply_dropout(backend, {{1, 1, 1}, 0.0f}, ones.view(), out.view());
+  apply_dropout(backend, {{&key, 1}, 0.0f}, ones.view(), out.view());
   BOOST_TEST(out.values() == ones.values());
-  BOOST_CHECK_THROW(apply_dropout(backend, {{1, 1, 1}, 1.0f}, ones.view(), out.view()), mf::Error);
+  BOOST_CHECK_THROW(apply_dropout(backend, {{&key, 1}, 1.0f}, ones.view(), out.view()), mf::Error);
 }
 
 BOOST_AUTO_TEST_CASE_TEMPLATE(activations, S, Scalars) {

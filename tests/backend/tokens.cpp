@@ -156,13 +156,14 @@ BOOST_AUTO_TEST_CASE_TEMPLATE(cross_entropy_and_its_gradients, S, Scalars) {
     auto labels = random_ids(rows, vocabulary);
     for (Index t = 1; t < rows; t += 3) labels(t) = mf::ignore_label;
     double const scale = 0.37;
+    mf::Vector<double const> const scale_view{&scale, {1}};
     Loss const expected = reference_loss(x, weight, labels, scale);
     auto const found = mf::test::run<S>([&](mf::Cpu<S>& backend) {
       auto dx = random_array<S>(3, rows, width);  // overwritten
       Array<S, 2> dweight(vocabulary, width);
       Array<double, 1> loss(2);
-      cross_entropy(backend, x.view(), weight.view(), labels.view(), scale, dx.view(), dweight.view(), loss.view().rows(0, 1));
-      cross_entropy(backend, x.view(), weight.view(), labels.view(), scale, {}, {}, loss.view().rows(1, 1));
+      cross_entropy(backend, x.view(), weight.view(), labels.view(), scale_view, dx.view(), dweight.view(), loss.view().rows(0, 1));
+      cross_entropy(backend, x.view(), weight.view(), labels.view(), {}, {}, {}, loss.view().rows(1, 1));
       double const sum = loss(0);
       BOOST_TEST(std::abs(sum - expected.sum) <= 10 * tolerance<S> * (1 + std::abs(expected.sum)));
       BOOST_TEST(loss(1) == sum);
@@ -185,7 +186,8 @@ BOOST_AUTO_TEST_CASE(cross_entropy_adds_to_the_weight_gradient) {
   auto expected = reference_loss(x, weight, labels, 1.0).dweight;
   for (std::size_t i = 0; i < expected.size(); ++i) expected[i] += before.values()[i];
   Array<double, 1> loss(1);
-  cross_entropy(backend, x.view(), weight.view(), labels.view(), 1.0, {}, before.view(), loss.view());
+  double const one = 1;
+  cross_entropy(backend, x.view(), weight.view(), labels.view(), {&one, {1}}, {}, before.view(), loss.view());
   BOOST_TEST(relative_error(before.values(), expected) < 1e-14);
 }
 
@@ -195,10 +197,10 @@ BOOST_AUTO_TEST_CASE(labels_outside_the_vocabulary) {
   Array<double, 1> loss(1);
   auto labels = random_ids(3, 6);
   labels(2) = 6;
-  BOOST_CHECK_EXCEPTION(cross_entropy(backend, x.view(), weight.view(), labels.view(), 1.0, {}, {}, loss.view()), mf::Error,
+  BOOST_CHECK_EXCEPTION(cross_entropy(backend, x.view(), weight.view(), labels.view(), {}, {}, {}, loss.view()), mf::Error,
                         says("cross_entropy: label at position 2: expected 0 to 5 or -100, found 6"));
   labels(2) = -1;
-  BOOST_CHECK_THROW(cross_entropy(backend, x.view(), weight.view(), labels.view(), 1.0, {}, {}, loss.view()), mf::Error);
+  BOOST_CHECK_THROW(cross_entropy(backend, x.view(), weight.view(), labels.view(), {}, {}, {}, loss.view()), mf::Error);
 }
 
 BOOST_AUTO_TEST_SUITE_END()

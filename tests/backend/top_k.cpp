@@ -77,13 +77,14 @@ BOOST_AUTO_TEST_CASE(sampling_keeps_the_top_and_never_repeats) {
   mf::test::fill_normal(logits.values(), 41, 2);
   for (std::size_t i = 0; i < logits.values().size(); ++i) probs.values()[i] = std::exp(logits.values()[i]);
   logits(0, 3) = probs(0, 3) = std::numeric_limits<float>::quiet_NaN();
+  mf::RandomKey const key{3, 5};
   for (mf::Index const top : {1, 4, 9})
     for (mf::Index sampled = 0; sampled <= top; ++sampled) {
       Array<mf::ExpertId, 2> plain(tokens, top), ids(tokens, top), again(tokens, top);
       mf::Cpu<float> one{1}, three{3};
       mf::top_k(one, logits.view(), plain.view());
-      mf::sampled_top_k(one, logits.view(), probs.view(), sampled, {3, 5, 7}, ids.view());
-      mf::sampled_top_k(three, logits.view(), probs.view(), sampled, {3, 5, 7}, again.view());
+      mf::sampled_top_k(one, logits.view(), probs.view(), sampled, {&key, 7}, ids.view());
+      mf::sampled_top_k(three, logits.view(), probs.view(), sampled, {&key, 7}, again.view());
       BOOST_TEST((ids.values() == again.values()));
       for (mf::Index t = 0; t < tokens; ++t) {
         for (mf::Index s = 0; s < top - sampled; ++s) BOOST_TEST(ids(t, s) == plain(t, s));
@@ -106,8 +107,9 @@ BOOST_AUTO_TEST_CASE(sampling_follows_the_probabilities) {
       logits(t, e) = std::log(probs(t, e));
     }
   Array<mf::ExpertId, 2> ids(tokens, 3), other(tokens, 3);
+  mf::RandomKey const key{1, 2}, next{1, 3};
   mf::Cpu<float> backend{2};
-  mf::sampled_top_k(backend, logits.view(), probs.view(), 2, {1, 2, 3}, ids.view());
+  mf::sampled_top_k(backend, logits.view(), probs.view(), 2, {&key, 3}, ids.view());
   std::map<std::pair<int, int>, double> seen;
   for (mf::Index t = 0; t < tokens; ++t) {
     BOOST_TEST_REQUIRE(ids(t, 0) == 0);
@@ -124,7 +126,7 @@ BOOST_AUTO_TEST_CASE(sampling_follows_the_probabilities) {
     }
   BOOST_TEST(total == static_cast<double>(tokens));
   BOOST_TEST(chi_square < 39);
-  mf::sampled_top_k(backend, logits.view(), probs.view(), 2, {1, 3, 3}, other.view());
+  mf::sampled_top_k(backend, logits.view(), probs.view(), 2, {&next, 3}, other.view());
   BOOST_TEST((ids.values() != other.values()));  // another step, other draws
 }
 

@@ -51,14 +51,14 @@ struct Fixture {
       auto pass = test.pass(size.dropout > 0);
       auto const out = pass.template allocate<double>(n, size.d);
       auto const context = forward(pass, out);
-      test.layer.backward(pass, test.values, test.gradients, context, view(x), sequence_view(), view(weights), loss_weight,
+      test.layer.backward(pass, test.values, test.gradients, context, view(x), sequence_view(), view(weights),
                           mf::Matrix<double>{dx.data(), {n, size.d}});
     }
     check_gradient("dx", x, dx, [&] { return value(); });
     test.check_parameters([&] { return value(); });
   }
 
-  static constexpr double loss_weight = 0.3;
+  static constexpr double loss_weight = LayerUnderTest<Layer>::routing_weight;
   Case size;
   Policies policies;
   LayerUnderTest<Layer> test;

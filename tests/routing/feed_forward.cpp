@@ -51,14 +51,14 @@ struct Fixture {
       auto pass = test.pass(size.dropout > 0);
       auto const out = pass.template allocate<double>(size.n, size.d);
       auto const context = forward(pass, out);
-      test.layer.backward(pass, test.values, test.gradients, context, view(x), view(weights), loss_weight,
+      test.layer.backward(pass, test.values, test.gradients, context, view(x), view(weights),
                           mf::Matrix<double>{dx.data(), {size.n, size.d}});
     }
     check_gradient("dx", x, dx, [&] { return value(); });
     test.check_parameters([&] { return value(); });
   }
 
-  static constexpr double loss_weight = 0.3;
+  static constexpr double loss_weight = LayerUnderTest<Layer>::routing_weight;
   Case size;
   Policies policies;
   LayerUnderTest<Layer> test;
@@ -122,7 +122,7 @@ BOOST_AUTO_TEST_CASE(frozen_rows_get_no_gradient) {
     auto pass = f->test.pass();
     auto const out = pass.allocate<double>(Index{23}, Index{5});
     auto const context = f->forward(pass, out);
-    f->test.layer.backward(pass, f->test.values, f->test.gradients, context, f->view(f->x), f->view(f->weights), 0.3,
+    f->test.layer.backward(pass, f->test.values, f->test.gradients, context, f->view(f->x), f->view(f->weights),
                            mf::Matrix<double>{dx.data(), {23, 5}});
   }
   for (std::size_t i = 0; i < table.count(); ++i) {

@@ -49,7 +49,7 @@ class LayerUnderTest {
   /// A pass on an empty workspace.
   Pass<Double> pass(bool training = false) {
     backend.workspace().release({});
-    return {backend, settings, true, training, {7, 3, 0}, 0};
+    return {backend, settings, true, training, &numbers, 0};
   }
   std::span<double> parameter(std::size_t i) {
     return {storage.writable(table, i), static_cast<std::size_t>(table[i].size())};
@@ -65,7 +65,9 @@ class LayerUnderTest {
 
   Layer layer;
   Double backend;
+  static constexpr double routing_weight = 0.3;
   Settings settings;
+  PassNumbers numbers{.random = {7, 3, 0}, .routing_weight = routing_weight};
   ParameterTable table;
   ParameterStorage<Double> storage;
   Parameters<Values<double>> values{};

@@ -80,11 +80,11 @@ void compare_with_formula(mf::AdamW const& optimizer, double gradient_scale, dou
         squares += g(i, j) * g(i, j);
       }
     }
-    double numbers[2];
-    mf::Vector<double> const measured{numbers, {2}};
-    measure_gradient(backend, optimizer, parameters.table(), gradient, {}, measured);
-    BOOST_CHECK_CLOSE_FRACTION(numbers[0], squares, 2 * tolerance);
-    update(backend, optimizer, rate, step, measured.rows(1, 1), gradient, state, parameters);
+    double sum = 0;
+    mf::AdamWStep numbers = optimizer.step_numbers(rate, step);
+    measure_gradient(backend, optimizer, parameters.table(), gradient, {}, {&sum, {1}}, {&numbers, {1}});
+    BOOST_CHECK_CLOSE_FRACTION(sum, squares, 2 * tolerance);
+    update(backend, optimizer, {&numbers, {1}}, gradient, state, parameters);
 
     double const c = optimizer.clip_norm > 0 && std::sqrt(squares) > optimizer.clip_norm
                          ? optimizer.clip_norm / (std::sqrt(squares) + 1e-6) : 1.0;
@@ -129,9 +129,10 @@ BOOST_AUTO_TEST_CASE(formula_in_float) { compare_with_formula<float>(2e-6); }
 
 BOOST_AUTO_TEST_CASE(clip_factor_is_that_of_pytorch) {
   auto const factor = [](double clip_norm, double norm, std::vector<double> losses = {}) {
-    double numbers[2] = {norm * norm, 0};
-    mf::detail::ClipFactor{clip_norm, {losses.data(), {static_cast<Index>(losses.size())}}, {numbers, {2}}}();
-    return numbers[1];
+    double const squared = norm * norm;
+    mf::AdamWStep step;
+    mf::detail::ClipFactor{clip_norm, {losses.data(), {static_cast<Index>(losses.size())}}, &squared, &step}();
+    return step.clip;
   };
   BOOST_TEST(factor(2, 1.5) == 1);
   BOOST_TEST(factor(2, 8, {3, -4}) == 2 / (8 + 1e-6));
@@ -141,6 +142,8 @@ BOOST_AUTO_TEST_CASE(clip_factor_is_that_of_pytorch) {
   BOOST_TEST(std::isnan(factor(0, std::nan(""))));
   BOOST_TEST(std::isnan(factor(2, 1, {1, HUGE_VAL})));
 }
+
+BOOST_AUTO_TEST_CASE(updates_count_from_one) { BOOST_CHECK_THROW((void)mf::AdamW{}.step_numbers(1e-3, 0), mf::Error); }
 
 BOOST_AUTO_TEST_CASE(moments_are_visited_by_name_with_the_rows_they_cover) {
   Parameters<double> parameters;

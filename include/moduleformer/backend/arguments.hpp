@@ -44,10 +44,19 @@ struct AttentionExtents {
   double stop_below = 0;     // stop a row when the stick left is below this; 0 is exact
 };
 
+/// A family of random numbers whose seed and step lie in backend memory: what changes from step to step is read there,
+/// so that the work of a step can be repeated as it is.
+struct RandomSource {
+  RandomKey const* base = nullptr;
+  std::uint32_t stream = 0;
+  /// To be called where the backend's memory can be read.
+  [[nodiscard]] constexpr RandomKey key() const { return base->at(stream); }
+};
+
 /// Drops elements with the given probability and scales the others by 1 / (1 - probability).
 /// Element i of a tensor takes word i%4 of random_words(key, i/4); kept iff to_unit(word) >= probability.
 struct Dropout {
-  RandomKey key{};
+  RandomSource random{};
   float probability = 0;
 };
 
@@ -71,16 +80,22 @@ struct RoutingGradient {
   double* squared_lse_sum = nullptr;
 };
 
-/// One AdamW update of a range of elements (Loshchilov and Hutter, arXiv 1711.05101):
-///   m = b1 m + (1-b1) c g ;  v = b2 v + (1-b2) (c g)^2                        c: the clip factor
+/// One AdamW update of a range of elements (Loshchilov and Hutter, arXiv 1711.05101), c the clip factor:
+///   m = b1 m + (1-b1) c g ;  v = b2 v + (1-b2) (c g)^2
 ///   w = w - rate (m / (1-b1^t) / (sqrt(v / (1-b2^t)) + eps) + decay w)
-struct AdamWStep {
-  double learning_rate = 0;
+struct AdamWConstants {
   double beta1 = 0;
   double beta2 = 0;
   double epsilon = 0;
   double weight_decay = 0;
-  Index step = 1;  // t, counted from 1
+};
+
+/// What changes from update to update; it lies in backend memory.
+struct AdamWStep {
+  double learning_rate = 0;
+  double first_correction = 1;   // 1 - b1^t, t counted from 1
+  double second_correction = 1;  // 1 - b2^t
+  double clip = 1;               // c; where it is not finite, nothing changes
 };
 
 }  // namespace moduleformer

@@ -114,14 +114,14 @@ concept Normalisation = requires(B& b, Matrix<S const> m, Vector<S const> v, Mat
 /// Routing: top-k on logits, descending, ties to the lowest expert; counting sort; sums; gradients.
 template <class B, class S = typename B::Scalar, class A = typename B::Accumulator>
 concept Routing = requires(B& b, Matrix<A const> m, Matrix<A> out, Vector<A> vec, Vector<A const> cvec, Matrix<ExpertId> ids,
-                           Matrix<ExpertId const> cids, Index n, RandomKey key, Vector<ExpertId const> flat,
+                           Matrix<ExpertId const> cids, Index n, RandomSource random, Vector<ExpertId const> flat,
                            Vector<std::int32_t> order, Vector<Index> offsets, RoutingStatistics stats, RoutingGradient grad,
                            Matrix<S const> x, Matrix<S> y) {
   softmax(b, m, out, vec);                      // probs (N,E) = softmax(logits) ; lse (N) = logsumexp
   top_k(b, m, ids);                             // ids (N,K) by logits
   // the first K-n slots by logits; then n drawn without replacement with probability proportional to
-  // probs + 1e-6 among those not chosen yet (Gumbel noise of random_words(key, token*E + e))
-  sampled_top_k(b, m, m, n, key, ids);
+  // probs + 1e-6 among those not chosen yet (Gumbel noise of random_words(random.key(), token*E + e))
+  sampled_top_k(b, m, m, n, random, ids);
   gather_columns(b, m, cids, out);              // gates (N,K): gates_ts = probs_t,ids_ts
   sort_by_expert(b, flat, n, order, offsets);   // stable counting sort of P slots over n experts
   sum_routing(b, m, m, cvec, m, cids, stats);   // logits, probs, lse, gates, ids -> every sum of stats (=)
@@ -150,22 +150,22 @@ concept Attention = requires(B& b, StickBreakingVariant variant, AttentionExtent
 
 template <class B, class S = typename B::Scalar, class A = typename B::Accumulator>
 concept Tokens = requires(B& b, Matrix<S const> table, Vector<TokenId const> ids, Matrix<S> out, Matrix<A> sums,
-                          Vector<std::int32_t const> rows, double scale, Vector<double> loss) {
+                          Vector<std::int32_t const> rows, Vector<double const> scale, Vector<double> loss) {
   embedding(b, table, ids, out);                        // out[t] = table[ids[t]]
   embedding_backward(b, ids, table, sums);              // dtable[ids[t]] += dout[t], t ascending
   gather_rows(b, table, rows, out);                     // out[i] = x[rows[i]]
   scatter_rows(b, table, rows, out);                    // out[rows[i]] += x[i], rows distinct
   // logits = x W^T in chunks of rows, never stored whole; over labels != ignore_label:
-  // loss[0] = sum of -log softmax(logits)[label]; with gradients: d = scale (softmax - onehot),
+  // loss[0] = sum of -log softmax(logits)[label]; with gradients: d = scale[0] (softmax - onehot),
   // dx = d W (or null), dW += d^T x (or null)
   cross_entropy(b, table, table, ids, scale, out, sums, loss);
 };
 
 template <class B, class S = typename B::Scalar, class A = typename B::Accumulator>
-concept Update = requires(B& b, Vector<A> x, Vector<A const> g, Vector<S> rounded, AdamWStep step, Vector<double const> clip,
-                          Vector<double> sum) {
-  // gradient, times clip[0] -> weight, its copy rounded to S (or null), m, v; all stays if clip[0] is not finite
-  adamw(b, step, clip, g, x, rounded, x, x);
+concept Update = requires(B& b, Vector<A> x, Vector<A const> g, Vector<S> rounded, AdamWConstants constants,
+                          Vector<AdamWStep const> step, Vector<double> sum) {
+  // gradient -> weight, its copy rounded to S (or null), m, v; all stays if step[0].clip is not finite
+  adamw(b, constants, step, g, x, rounded, x, x);
   squared_norm(b, g, sum);         // sum[0] += |g|^2
 };
 

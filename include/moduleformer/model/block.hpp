@@ -73,17 +73,15 @@ class Block {
 
   /// d (N,D): on entry the gradient of `out`, on return that of x. Accumulates into the gradients.
   void backward(Pass<B>& pass, Parameters<Values<S>> const& p, Parameters<Gradients<A>> const& gradients,
-                Context const& context, Vector<Sequence const> sequences, double loss_weight, Matrix<S> d) const {
+                Context const& context, Vector<Sequence const> sequences, Matrix<S> d) const {
     auto const scratch = pass.scope();
     Matrix<S> const dnormed = pass.template allocate<S>(d.extent(0), hidden_size_);
     auto const flat = dnormed.reshape(dnormed.size());
     fill(pass.backend, flat, S(0));
-    feed_forward_.backward(pass, p.feed_forward, gradients.feed_forward, context.feed_forward, context.normed_2, d, loss_weight,
-                           dnormed);
+    feed_forward_.backward(pass, p.feed_forward, gradients.feed_forward, context.feed_forward, context.normed_2, d, dnormed);
     Norm::backward(pass, p.norm_2, gradients.norm_2, context.norm_2, Matrix<S const>(context.h), Matrix<S const>(dnormed), d);
     fill(pass.backend, flat, S(0));
-    attention_.backward(pass, p.attention, gradients.attention, context.attention, context.normed_1, sequences, d, loss_weight,
-                        dnormed);
+    attention_.backward(pass, p.attention, gradients.attention, context.attention, context.normed_1, sequences, d, dnormed);
     Norm::backward(pass, p.norm_1, gradients.norm_1, context.norm_1, context.x, Matrix<S const>(dnormed), d);
   }
 

@@ -26,6 +26,7 @@ struct GenerationOptions {
   std::vector<TokenId> stop_ids{};
   std::uint64_t seed = 0;
   int threads = 0;                // 0: as many as the machine offers; a given session has its own
+  bool record_steps = false;      // where the backend can (CUDA graphs), record a token's work and repeat it
 
   [[nodiscard]] SamplingOptions sampling() const { return {temperature, top_k, top_p, repetition_penalty}; }
 };
@@ -79,7 +80,7 @@ class Generation {
   template <class Callback>
   std::vector<Generated> run(Callback& callback) {
     while (!extensions_.empty()) {
-      Matrix<A const> const logits = model_.extend(session_, cache_, extensions_);
+      Matrix<A const> const logits = model_.extend(session_, cache_, extensions_, options_.record_steps ? &recorded_ : nullptr);
       host_.resize(static_cast<std::size_t>(logits.size()));
       to_host(session_.backend(), logits.reshape(logits.size()), host_.data());
       auto const vocab_size = static_cast<std::size_t>(logits.extent(1));
@@ -156,6 +157,7 @@ class Generation {
   Prompts sequences_;                       // prompts and what was added
   std::vector<Generated> results_;
   std::vector<CacheExtension> extensions_;  // of the unfinished sequences
+  Repeated<typename Model::BackendType> recorded_;
   std::vector<A> host_;                     // their logits
 };
 

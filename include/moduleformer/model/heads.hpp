@@ -37,25 +37,32 @@ Matrix<S const> head_rows(Pass<B>& pass, Matrix<S const> h, HeadInput const& inp
   return picked;
 }
 
-/// logits (rows, outputs), in what the backend adds in.
+/// logits (rows, outputs) of the rows that the head reads.
+template <Backend B, class S = typename B::Scalar, class A = typename B::Accumulator>
+void write_logits(Pass<B>& pass, HeadParameters<Values<S>> const& p, Matrix<S const> h, HeadInput const& input, Matrix<A> logits) {
+  auto const scratch = pass.scope();
+  linear(pass.backend, head_rows(pass, h, input), p.weight, {}, logits);
+}
+
+/// The same in fresh memory.
 template <Backend B, class S = typename B::Scalar, class A = typename B::Accumulator>
 Matrix<A> head_logits(Pass<B>& pass, HeadParameters<Values<S>> const& p, Matrix<S const> h, HeadInput const& input) {
   Index const rows = input.rows ? input.rows.size() : h.extent(0);
   Matrix<A> const logits = pass.template allocate<A>(rows, p.weight.extent(0));
-  auto const scratch = pass.scope();
-  linear(pass.backend, head_rows(pass, h, input), p.weight, {}, logits);
+  write_logits(pass, p, h, input, logits);
   return logits;
 }
 
-/// sum[0] = the counted cross-entropies' sum. With gradients: those of scale * sum, dh (N,D) overwritten.
+/// sum[0] = the counted cross-entropies' sum. With gradients: those of loss_scale * sum, dh (N,D) overwritten.
 template <Backend B, class S = typename B::Scalar, class A = typename B::Accumulator>
 void head_loss(Pass<B>& pass, HeadParameters<Values<S>> const& p, HeadParameters<Gradients<A>> const* gradients,
-               Matrix<S const> h, HeadInput const& input, double scale, Matrix<S> dh, Vector<double> sum) {
+               Matrix<S const> h, HeadInput const& input, Matrix<S> dh, Vector<double> sum) {
   auto const scratch = pass.scope();
   if (gradients != nullptr && gradients->weight)
     expects(gradients->weight.first == 0 && gradients->weight.extent(0) == p.weight.extent(0),
             "the head's weight: expected all rows trainable or none");
   Matrix<A> const dweight = gradients != nullptr ? Matrix<A>(gradients->weight) : Matrix<A>{};
+  Vector<double const> const scale{&pass.numbers->loss_scale, {1}};
   Matrix<S const> const x = head_rows(pass, h, input);
   if (!input.rows) return cross_entropy(pass.backend, x, p.weight, input.targets, scale, dh, dweight, sum);
   Matrix<S> const dx = dh ? pass.template allocate<S>(x.extent(0), x.extent(1)) : Matrix<S>{};

@@ -5,6 +5,7 @@
 // keys caches one tensor.
 
 #include <moduleformer/backend/buffer.hpp>
+#include <moduleformer/backend/repeated.hpp>
 #include <moduleformer/model/batch.hpp>
 #include <moduleformer/routing/attention.hpp>
 
@@ -41,6 +42,7 @@ class KvCache {
 
   [[nodiscard]] Index sequences() const { return static_cast<Index>(lengths_.size()); }
   [[nodiscard]] Index capacity() const { return capacity_; }
+  [[nodiscard]] std::uint64_t serial_number() const { return serial_number_; }
   /// Tokens that sequence i holds.
   [[nodiscard]] Index length(Index i) const { return lengths_[static_cast<std::size_t>(i)]; }
   /// Forgets all tokens.
@@ -85,6 +87,7 @@ class KvCache {
   }
 
   Index capacity_;
+  std::uint64_t serial_number_ = new_serial_number();
   std::vector<Index> lengths_;
   std::vector<Buffer<S, typename B::Memory>> buffers_;
   std::vector<KeyValueCache<S>> layers_;

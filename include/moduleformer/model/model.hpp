@@ -6,6 +6,7 @@
 
 #include <moduleformer/model/heads.hpp>
 #include <moduleformer/model/kv_cache.hpp>
+#include <moduleformer/model/reports.hpp>
 #include <moduleformer/model/session.hpp>
 #include <moduleformer/model/transformer.hpp>
 #include <moduleformer/nn/parameter_storage.hpp>
@@ -16,50 +17,6 @@
 #include <vector>
 
 namespace moduleformer {
-
-/// Losses of one batch.
-struct LossReport {
-  double task = 0;       // cross-entropy: mean over the counted targets, nats
-  double auxiliary = 0;  // unweighted sum of the routing losses
-  double total = 0;      // what is differentiated
-  Index counted = 0;     // targets that count
-};
-
-/// How a batch's gradient is weighed; the defaults are those of a batch on its own.
-struct GradientScale {
-  double counted = 0;    // divides the summed cross-entropy; 0: the batch's own counted targets
-  double auxiliary = 1;  // multiplies aux_loss_weight
-};
-
-/// Options of a forward.
-template <class A>
-struct ForwardOptions {
-  Observation<A>* observation = nullptr;
-  std::span<BlockRoutes const> routes{};  // (L) given experts of the packed tokens, in place of the routers' choice
-};
-
-namespace detail {
-
-/// *sum = x[0] + x[1] + ...
-struct SumUp {
-  Vector<double const> x;
-  double* sum;
-  MODULEFORMER_HOST_DEVICE void operator()() const {
-    *sum = 0;
-    for (Index i = 0; i < x.size(); ++i) *sum += x[i];
-  }
-};
-
-}  // namespace detail
-
-/// Logits in host memory: (rows, tokens, outputs); a classifier has one token a row. Masked tokens: 0.
-template <class A>
-struct Logits {
-  Index rows = 0;
-  Index tokens = 0;
-  Index outputs = 0;
-  std::vector<A> values;
-};
 
 template <class Head, Shape shape, class PolicySet, Backend B>
 class Model {
@@ -126,14 +83,20 @@ class Model {
   void set_settings(Settings settings) {
     settings.check(smallest_top_k());
     state_->settings = settings;
+    state_->serial_number = new_serial_number();
   }
   [[nodiscard]] PolicySet const& policies() const { return state_->policies; }
   /// For numbers of policies and dynamic checkpointing; changing the kind of a router is not possible.
-  [[nodiscard]] PolicySet& policies() { return state_->policies; }
+  [[nodiscard]] PolicySet& policies() {
+    state_->serial_number = new_serial_number();
+    return state_->policies;
+  }
   [[nodiscard]] ParameterTable const& table() const { return state_->table; }
   /// Rows [begin, end) of a segment are the ones that train; none freezes it. Gradient storage and trainers
   /// follow the table they were made with, so this comes before them.
   void set_trainable(std::size_t segment, Index begin, Index end) { state_->table.set_trainable(segment, begin, end); }
+  /// Changes whenever work on this model that was recorded must be recorded anew.
+  [[nodiscard]] std::uint64_t serial_number() const { return state_->serial_number; }
   [[nodiscard]] Index parameter_count() const { return table().size(); }
   [[nodiscard]] TransformerType const& transformer() const { return state_->transformer; }
   [[nodiscard]] Index outputs() const { return Head::outputs(config()); }
@@ -165,6 +128,7 @@ class Model {
   /// Logits of every token (or row). Throws Error for a batch that does not fit.
   [[nodiscard]] Logits<A> logits(SessionType& session, Batch const& batch, ForwardOptions<A> options = {}) const {
     Run run(*this, session, batch, false, options);
+    run.forward();
     auto const result = detail::head_logits(run.pass, state_->parameters.head, Matrix<S const>(run.context.hidden), run.head);
     return to_host_logits(session, batch, result);
   }
@@ -173,9 +137,10 @@ class Model {
   [[nodiscard]] LossReport loss(SessionType& session, Batch const& batch, ForwardOptions<A> options = {}) const {
     Run run(*this, session, batch, true, options);
     check_counted(run.counted);
+    run.forward();
     Vector<double> const sums = run.pass.template allocate<double>(2);
-    detail::head_loss<B, S, A>(run.pass, state_->parameters.head, nullptr, Matrix<S const>(run.context.hidden), run.head, 0, {},
-                         sums.rows(0, 1));
+    detail::head_loss<B, S, A>(run.pass, state_->parameters.head, nullptr, Matrix<S const>(run.context.hidden), run.head, {},
+                               sums.rows(0, 1));
     invoke(run.pass.backend, detail::SumUp{run.context.losses, sums.data() + 1});
     return read_report(session, run.counted, sums, {});
   }
@@ -184,18 +149,29 @@ class Model {
   /// slots on, drawn from the session's random key.
   LossReport gradients(SessionType& session, Batch const& batch, Gradient& gradient, GradientScale scale = {},
                        bool training = false, ForwardOptions<A> options = {}) const {
-    Run run(*this, session, batch, true, options, true, training);
+    Run run(*this, session, batch, true, options, true, training, scale);
     Vector<double> const sums = run.pass.template allocate<double>(2);
-    differentiate(run, gradient, scale, sums);
+    differentiate(run, gradient, sums);
     return read_report(session, run.counted, sums, scale);
   }
 
   /// The same without waiting for the backend: returns the targets that count; sums[0] becomes the summed
   /// cross-entropy, sums[1] the routing losses' sum, both in backend memory. report() makes a LossReport of them.
+  /// With `repeated`, the work after the batch was brought to the backend is recorded where that is possible, and
+  /// only repeated for batches of the same sizes.
   Index accumulate_gradients(SessionType& session, Batch const& batch, Gradient& gradient, GradientScale scale, bool training,
-                             Vector<double> sums, ForwardOptions<A> options = {}) const {
-    Run run(*this, session, batch, true, options, true, training);
-    differentiate(run, gradient, scale, sums);
+                             Vector<double> sums, Repeated<B>* repeated = nullptr) const {
+    Run run(*this, session, batch, true, {}, true, training, scale);
+    auto const work = [&] { differentiate(run, gradient, sums); };
+    if (repeated == nullptr) {
+      work();
+    } else {
+      auto const number = [](auto const* place) { return static_cast<std::uint64_t>(reinterpret_cast<std::uintptr_t>(place)); };
+      std::uint64_t const key[] = {serial_number(), session.serial_number(), static_cast<std::uint64_t>(run.input.ids.size()),
+                                   static_cast<std::uint64_t>(run.input.sequences.size()), number(gradient.values().data()),
+                                   number(sums.data()), training ? 1u : 0u};
+      (*repeated)(session.backend(), key, work);
+    }
     return run.counted;
   }
 
@@ -209,8 +185,9 @@ class Model {
   }
 
   /// Appends new tokens to the cached sequences and returns the logits (active, V) of each one's last
-  /// token; valid until the session's next use. See KvCache.
-  [[nodiscard]] Matrix<A const> extend(SessionType& session, KvCache<B>& cache, std::span<CacheExtension const> extensions) const
+  /// token; valid until the session's next use. See KvCache. `repeated`: as for accumulate_gradients.
+  [[nodiscard]] Matrix<A const> extend(SessionType& session, KvCache<B>& cache, std::span<CacheExtension const> extensions,
+                                       Repeated<B>* repeated = nullptr) const
     requires(!Head::classifies)
   {
     auto& backend = session.backend();
@@ -219,10 +196,22 @@ class Model {
     Pass<B> pass{backend, state_->settings};
     typename TransformerType::Input input = upload(pass, session.packed);
     input.caches = cache.layers().data();
-    auto const context = transformer().forward(pass, state_->parameters.transformer, input, nullptr);
+    HeadInput const head{{}, upload_vector(pass, session.rows)};
+    pass.numbers = upload_numbers(pass, {session.random});
+    Matrix<A> const logits = pass.template allocate<A>(head.rows.size(), outputs());
+    auto const work = [&] {
+      auto const context = transformer().forward(pass, state_->parameters.transformer, input, nullptr);
+      detail::write_logits(pass, state_->parameters.head, Matrix<S const>(context.hidden), head, logits);
+    };
+    if (repeated == nullptr) {
+      work();
+    } else {
+      std::uint64_t const key[] = {serial_number(), session.serial_number(), cache.serial_number(),
+                                   static_cast<std::uint64_t>(input.ids.size()), static_cast<std::uint64_t>(input.sequences.size())};
+      (*repeated)(backend, key, work);
+    }
     cache.commit(extensions);
-    HeadInput head{{}, upload_vector(pass, session.rows)};
-    return detail::head_logits(pass, state_->parameters.head, Matrix<S const>(context.hidden), head);
+    return logits;
   }
 
   /// Copies values that lie in mapped files into owned memory, so that the model can be trained.
@@ -253,6 +242,7 @@ class Model {
     Settings settings;
     PolicySet policies;
     TransformerType transformer;
+    std::uint64_t serial_number = new_serial_number();
     ParameterTable table;
     ParameterStorage<B> storage;
     Parameters<Values<S>> parameters;
@@ -260,13 +250,15 @@ class Model {
 
   /// One forward of a batch through the transformer.
   struct Run {
-    Run(Model const& model, SessionType& session, Batch const& batch, bool with_targets, ForwardOptions<A> options,
-        bool keep = false, bool training = false)
-        : pass{session.backend(), model.state_->settings, keep, training, session.random} {
+    /// Brings the batch and the pass's numbers to the backend. Throws Error for a batch that does not fit.
+    Run(Model const& model_, SessionType& session, Batch const& batch, bool with_targets, ForwardOptions<A> options,
+        bool keep = false, bool training = false, GradientScale scale = {})
+        : model(model_), pass{session.backend(), model.state_->settings, keep, training}, observation(options.observation) {
       pass.backend.workspace().release({});
       batch.check(model.config().vocab_size);
       session.packed.pack(batch, model.config().vocab_size, with_targets && !Head::classifies);
       input = model.upload(pass, session.packed);
+      input.kept = &session.kept;
       counted = session.packed.counted;
       if constexpr (Head::classifies) {
         Head::pool(batch, session.packed, model.config().pad_token_id, session.rows);
@@ -282,11 +274,18 @@ class Model {
         model.check_routes(options.routes, session.packed.tokens());
         input.routes = options.routes.data();
       }
-      if (options.observation != nullptr) options.observation->begin(batch);
-      context = model.transformer().forward(pass, model.state_->parameters.transformer, input, options.observation);
+      if (keep && scale.counted == 0) check_counted(counted);
+      double const divisor = scale.counted == 0 ? static_cast<double>(counted) : scale.counted;
+      pass.numbers = model.upload_numbers(pass, {session.random, 1 / divisor, model.routing_weight() * scale.auxiliary});
+      if (observation != nullptr) observation->begin(batch);
+    }
+    void forward() {
+      context = model.transformer().forward(pass, model.state_->parameters.transformer, input, observation);
     }
 
+    Model const& model;
     Pass<B> pass;
+    Observation<A>* observation;
     typename TransformerType::Input input{};
     typename TransformerType::Context context{};
     HeadInput head{};
@@ -329,20 +328,24 @@ class Model {
     from_host(pass.backend, host.data(), place);
     return place;
   }
+  static PassNumbers const* upload_numbers(Pass<B>& pass, PassNumbers const& numbers) {
+    Vector<PassNumbers> const place = pass.template allocate<PassNumbers>(1);
+    from_host(pass.backend, &numbers, place);
+    return place.data();
+  }
   static typename TransformerType::Input upload(Pass<B>& pass, PackedTokens const& packed) {
     return {.ids = upload_vector(pass, packed.ids), .sequences = upload_vector(pass, packed.sequences), .packed = &packed};
   }
 
-  void differentiate(Run& run, Gradient& gradient, GradientScale scale, Vector<double> sums) const {
-    if (scale.counted == 0) check_counted(run.counted);
-    double const divisor = scale.counted == 0 ? static_cast<double>(run.counted) : scale.counted;
+  /// Forward and backward of a staged run.
+  void differentiate(Run& run, Gradient& gradient, Vector<double> sums) const {
+    run.forward();
     auto const& views = gradient.views();
     Matrix<S> const dhidden = run.pass.template allocate<S>(run.context.hidden.extent(0), run.context.hidden.extent(1));
-    detail::head_loss<B, S, A>(run.pass, state_->parameters.head, &views.head, Matrix<S const>(run.context.hidden), run.head, 1 / divisor,
-                         dhidden, sums.rows(0, 1));
+    detail::head_loss<B, S, A>(run.pass, state_->parameters.head, &views.head, Matrix<S const>(run.context.hidden), run.head,
+                               dhidden, sums.rows(0, 1));
     invoke(run.pass.backend, detail::SumUp{run.context.losses, sums.data() + 1});
-    transformer().backward(run.pass, state_->parameters.transformer, views.transformer, run.context, run.input, dhidden,
-                           routing_weight() * scale.auxiliary);
+    transformer().backward(run.pass, state_->parameters.transformer, views.transformer, run.context, run.input, dhidden);
   }
 
   LossReport read_report(SessionType& session, Index counted, Vector<double const> sums, GradientScale scale) const {
@@ -368,6 +371,7 @@ class Model {
 
   void set_storage(ParameterStorage<B> storage) {
     state_->storage = std::move(storage);
+    state_->serial_number = new_serial_number();
     BindValues<S, PlaceOf> bind(PlaceOf{&state_->storage});
     state_->visit_parameters(state_->parameters, bind);
   }

@@ -4,8 +4,10 @@
 // its random numbers, and buffers for packed tokens. Any number of sessions share one model.
 
 #include <moduleformer/backend/backend.hpp>
+#include <moduleformer/backend/repeated.hpp>
 #include <moduleformer/model/batch.hpp>
 
+#include <cstddef>
 #include <utility>
 #include <vector>
 
@@ -28,12 +30,15 @@ class Session {
   explicit Session(Model const&, SessionOptions options = {}) : Session(options) {}
 
   [[nodiscard]] B& backend() { return backend_; }
+  [[nodiscard]] std::uint64_t serial_number() const { return serial_number_; }
 
   RandomKey random{};                       // seed, and a step that training counts up
   PackedTokens packed;                      // of the current batch
   std::vector<std::int32_t> rows;           // rows that the head reads
+  std::vector<std::byte> kept;              // where the transformer notes, on the host, what it keeps of each block
 
  private:
+  std::uint64_t serial_number_ = new_serial_number();
   B backend_;
 };
 

@@ -7,7 +7,9 @@
 #include <moduleformer/model/observation.hpp>
 #include <moduleformer/routing/policies.hpp>
 
+#include <cstddef>
 #include <string>
+#include <type_traits>
 #include <vector>
 
 namespace moduleformer {
@@ -34,6 +36,7 @@ class Transformer {
     KeyValueCache<S> const* caches = nullptr;
     BlockRoutes const* routes = nullptr;   // given experts
     PackedTokens const* packed = nullptr;  // the same tokens on the host, for an observation
+    std::vector<std::byte>* kept = nullptr;  // host memory for a forward that keeps; it must outlive the context
   };
   struct KeptBlock {
     typename BlockType::Context context;  // unless recomputed
@@ -41,7 +44,7 @@ class Transformer {
     Matrix<ExpertId> attention_experts, feed_forward_experts;
   };
   struct Context {
-    Vector<KeptBlock> blocks;  // (L), if kept
+    Vector<KeptBlock> blocks;  // (L), if kept; in host memory
     Vector<double> losses;     // (2L) each router's loss, unweighted
     Matrix<S> last;            // input of the final norm (N,D)
     typename Norm::template Context<B> norm;
@@ -80,7 +83,11 @@ class Transformer {
     bool const keep = pass.keep, recompute = keep && policies_->checkpointing.recompute();
     Context context{};
     context.losses = pass.template allocate<double>(2 * layers);
-    if (keep) context.blocks = pass.template allocate<KeptBlock>(layers);
+    if (keep) {
+      static_assert(std::is_trivially_copyable_v<KeptBlock> && alignof(KeptBlock) <= alignof(std::max_align_t));
+      input.kept->resize(static_cast<std::size_t>(layers) * sizeof(KeptBlock));
+      context.blocks = {reinterpret_cast<KeptBlock*>(input.kept->data()), {layers}};
+    }
     context.hidden = pass.template allocate<S>(n, d);
 
     Matrix<S> x = pass.template allocate<S>(n, d), next{};
@@ -120,7 +127,7 @@ class Transformer {
 
   /// dhidden (N,D) is the gradient of context.hidden; accumulates into the gradients.
   void backward(Pass<B>& pass, Parameters<Values<S>> const& p, Parameters<Gradients<A>> const& gradients,
-                Context const& context, Input const& input, Matrix<S const> dhidden, double loss_weight) const {
+                Context const& context, Input const& input, Matrix<S const> dhidden) const {
     auto const scratch = pass.scope();
     B& backend = pass.backend;
     bool const recompute = policies_->checkpointing.recompute();
@@ -138,7 +145,7 @@ class Transformer {
         Matrix<S> const out = pass.template allocate<S>(n, size);
         block = forward_block(pass, p, input, i, kept.x, {kept.attention_experts, kept.feed_forward_experts}, out);
       }
-      blocks_[at].backward(pass, p.blocks[at], gradients.blocks[at], block, input.sequences, loss_weight, d);
+      blocks_[at].backward(pass, p.blocks[at], gradients.blocks[at], block, input.sequences, d);
     }
     pass.layer = 0;
     if (auto const drop = embedding_dropout(pass); drop.probability > 0) apply_dropout(backend, drop, d, d);

@@ -18,21 +18,30 @@ enum class RandomSite : std::uint32_t {
   feed_forward_residual,
 };
 
+/// Numbers that may change from pass to pass. They lie in backend memory, so that the same work can be repeated with
+/// others.
+struct PassNumbers {
+  RandomKey random{};         // seed and step
+  double loss_scale = 1;      // of the summed cross-entropy in what is differentiated
+  double routing_weight = 0;  // of the sum of the routing losses
+};
+
 template <Backend B>
 struct Pass {
   B& backend;
   Settings const& settings;
   bool keep = false;      // contexts are filled for backward (or for observation)
   bool training = false;  // dropout and sampled slots are active
-  RandomKey random{};     // seed and step of this pass
+  PassNumbers const* numbers = nullptr;  // in backend memory
   Index layer = 0;
   RandomSite router_site = RandomSite::attention_router;  // of the router that runs
 
-  [[nodiscard]] RandomKey key(RandomSite site) const {
-    return random.at(static_cast<std::uint32_t>(layer) * 8 + static_cast<std::uint32_t>(site));
+  [[nodiscard]] RandomSource random(RandomSite site) const {
+    if (numbers == nullptr) return {};
+    return {&numbers->random, static_cast<std::uint32_t>(layer) * 8 + static_cast<std::uint32_t>(site)};
   }
   [[nodiscard]] Dropout dropout(RandomSite site, double probability) const {
-    return {key(site), training ? static_cast<float>(probability) : 0.0f};
+    return {random(site), training ? static_cast<float>(probability) : 0.0f};
   }
   template <class T, class... Sizes>
   [[nodiscard]] auto allocate(Sizes... sizes) {

@@ -122,7 +122,7 @@ class Attention {
   /// dout (N,D) is the gradient of `out`; accumulates into dx (N,D) and the gradients.
   void backward(Pass<B>& pass, Parameters<Values<S>> const& p, Parameters<Gradients<A>> const& gradients,
                 Context const& context, Matrix<S const> x, Vector<Sequence const> sequences, Matrix<S const> dout,
-                double loss_weight, Matrix<S> dx) const {
+                Matrix<S> dx) const {
     auto const scratch = pass.scope();
     B& backend = pass.backend;
     RoutingPlan const& plan = context.router.plan;
@@ -152,7 +152,7 @@ class Attention {
     expert_input_gradient(backend, plan, dq, Rows::slot, p.in, dx_slots, Rows::slot);
     combine_slots(backend, plan.top_k, dx_slots, dx);
     router_.backward(pass, p.router, gradients.router, context.router, RandomSite::attention_router, x,
-                     dgates.reshape(plan.tokens, plan.top_k), loss_weight, dx);
+                     dgates.reshape(plan.tokens, plan.top_k), dx);
   }
 
  private:

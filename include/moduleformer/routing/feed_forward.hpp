@@ -58,7 +58,7 @@ class FeedForward {
   /// dout (N,D) is the gradient of `out`; accumulates into dx (N,D) and the gradients. The residual's
   /// gradient is dout itself.
   void backward(Pass<B>& pass, Parameters<Values<S>> const& p, Parameters<Gradients<A>> const& gradients,
-                Context const& context, Matrix<S const> x, Matrix<S const> dout, double loss_weight, Matrix<S> dx) const {
+                Context const& context, Matrix<S const> x, Matrix<S const> dout, Matrix<S> dx) const {
     auto const scratch = pass.scope();
     B& backend = pass.backend;
     RoutingPlan const& plan = context.router.plan;
@@ -86,7 +86,7 @@ class FeedForward {
     expert_input_gradient(backend, plan, dz, Rows::sorted, p.in, dx_slots, Rows::slot);
     combine_slots(backend, plan.top_k, dx_slots, dx);
     router_.backward(pass, p.router, gradients.router, context.router, RandomSite::feed_forward_router, x,
-                     dgates.reshape(plan.tokens, plan.top_k), loss_weight, dx);
+                     dgates.reshape(plan.tokens, plan.top_k), dx);
   }
 
  private:

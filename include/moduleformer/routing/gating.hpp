@@ -34,7 +34,7 @@ struct SoftmaxTopK {
     if (given) {
       copy(pass.backend, given.reshape(given.size()), choice.experts.reshape(n * k));
     } else if (pass.training && pass.settings.sampled_slots > 0) {
-      sampled_top_k(pass.backend, logits, choice.probabilities, pass.settings.sampled_slots, pass.key(sampling),
+      sampled_top_k(pass.backend, logits, choice.probabilities, pass.settings.sampled_slots, pass.random(sampling),
                     choice.experts);
     } else {
       top_k(pass.backend, logits, choice.experts);

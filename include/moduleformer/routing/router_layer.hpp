@@ -38,13 +38,13 @@ template <class Loss>
 struct DifferentiateLoss {
   Loss loss;
   RoutingStatistics sums;
-  double weight;
+  double const* weight;
   RoutingGradient gradient;
   MODULEFORMER_HOST_DEVICE void operator()() const {
     RoutingGradient into = gradient;
     for (Index i = 0; i < sums.experts(); ++i) into.probability_sum[i] = into.gate_sum[i] = 0;
     *into.negative_entropy_sum = *into.squared_lse_sum = 0;
-    if (weight != 0) loss.gradient(sums, weight, into);
+    if (*weight != 0) loss.gradient(sums, *weight, into);
   }
 };
 
@@ -102,17 +102,16 @@ class RouterLayer {
     return context;
   }
 
-  /// From dgates (N,K) and the weight of the routing loss in the total; accumulates into dx and the gradients.
+  /// From dgates (N,K) and the weight of the routing loss in the pass's numbers; accumulates into dx and the gradients.
   void backward(Pass<B>& pass, Parameters<Values<S>> const& p, Parameters<Gradients<A>> const& gradients,
-                Context const& context, RandomSite site, Matrix<S const> x, Matrix<A const> dgates, double loss_weight,
-                Matrix<S> dx) const {
+                Context const& context, RandomSite site, Matrix<S const> x, Matrix<A const> dgates, Matrix<S> dx) const {
     auto const scratch = pass.scope();
     pass.router_site = site;
     Index const n = x.extent(0), e = extents_.experts;
     RoutingGradient gradient{pass.template allocate<double>(e), pass.template allocate<double>(e),
                              pass.template allocate<double>(1).data(), pass.template allocate<double>(1).data()};
     with_policy(policies_->routing_loss, [&]<class Loss>(Loss const& loss) {
-      invoke(pass.backend, detail::DifferentiateLoss<Loss>{loss, context.statistics, loss_weight, gradient});
+      invoke(pass.backend, detail::DifferentiateLoss<Loss>{loss, context.statistics, &pass.numbers->routing_weight, gradient});
     });
     Matrix<A> const dlogits = pass.template allocate<A>(n, e);
     policies_->gating.backward(pass, context.choice, Matrix<A const>(context.logits), dgates, gradient, dlogits);

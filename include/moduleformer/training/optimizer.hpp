@@ -59,6 +59,12 @@ struct AdamW {
   [[nodiscard]] std::string describe() const {
     return detail::describe(name, *this) + (decay == Decay::everything ? " decay=everything" : " decay=matrices");
   }
+  /// What an update reads in backend memory: the rate and the number of the update, from 1. Not clipped yet.
+  [[nodiscard]] AdamWStep step_numbers(double rate, Index number) const {
+    expects(number > 0, "AdamW: updates count from 1, found ", number);
+    auto const t = static_cast<double>(number);
+    return {rate, 1 - std::pow(beta1, t), 1 - std::pow(beta2, t), 1};
+  }
   [[nodiscard]] bool decays(Segment const& segment) const { return decay == Decay::everything || segment.is_matrix(); }
 };
 
@@ -112,49 +118,49 @@ struct SetZero {
   }
 };
 
-/// numbers[1] = the clip factor of a gradient whose squared norm is numbers[0]; not a number if that or one of the
-/// `losses` is not finite, so that an update with it changes nothing.
+/// step->clip = the clip factor of a gradient whose squared norm is given; not a number if that or one of the `losses`
+/// is not finite, so that an update with it changes nothing.
 struct ClipFactor {
   double clip_norm;
   Vector<double const> losses;
-  Vector<double> numbers;
+  double const* squared_norm;
+  AdamWStep* step;
   MODULEFORMER_HOST_DEVICE void operator()() const {
-    double const norm = std::sqrt(numbers[0]), bound = clip_norm / (norm + 1e-6);
+    double const norm = std::sqrt(*squared_norm), bound = clip_norm / (norm + 1e-6);
     double zero = norm - norm;  // 0, or not a number
     for (Index i = 0; i < losses.size(); ++i) zero += losses[i] - losses[i];
-    numbers[1] = (clip_norm > 0 && bound < 1 ? bound : 1.0) + zero;
+    step->clip = (clip_norm > 0 && bound < 1 ? bound : 1.0) + zero;
   }
 };
 
 }  // namespace detail
 
-/// What an update reads, in backend memory: numbers[0] = the squared norm of the gradient of all trainable rows, summed
-/// in the table's order, numbers[1] = the clip factor, not a number if that norm or one of the losses is not finite.
+/// sum[0] = the squared norm of the gradient of all trainable rows, summed in the table's order; step[0].clip = the clip
+/// factor, not a number if the norm or one of the losses is not finite. All in backend memory.
 template <Backend B, class Gradient>
 void measure_gradient(B& backend, AdamW const& optimizer, ParameterTable const& table, Gradient const& gradient,
-                      Vector<double const> losses, Vector<double> numbers) {
-  invoke(backend, detail::SetZero{numbers});
+                      Vector<double const> losses, Vector<double> sum, Vector<AdamWStep> step) {
+  invoke(backend, detail::SetZero{sum});
   for (Segment const& s : table.segments())
-    if (s.trainable_size() > 0) squared_norm(backend, gradient.segment(s), numbers.rows(0, 1));
-  invoke(backend, detail::ClipFactor{optimizer.clip_norm, losses, numbers});
+    if (s.trainable_size() > 0) squared_norm(backend, gradient.segment(s), sum);
+  invoke(backend, detail::ClipFactor{optimizer.clip_norm, losses, sum.data(), step.data()});
 }
 
-/// One update of a model's trainable rows by the gradient times clip[0], which is in backend memory; if that is not
-/// finite, nothing changes. `step`: the update's number from 1.
+/// One update of a model's trainable rows by what step[0], in backend memory, says; see AdamW::step_numbers.
 template <Backend B, class Model>
-void update(B& backend, AdamW const& optimizer, double rate, Index step, Vector<double const> clip,
-            typename Model::Gradient const& gradient, AdamWState<B>& state, Model& model) {
+void update(B& backend, AdamW const& optimizer, Vector<AdamWStep const> step, typename Model::Gradient const& gradient,
+            AdamWState<B>& state, Model& model) {
   using A = typename B::Accumulator;
-  AdamWStep numbers{rate, optimizer.beta1, optimizer.beta2, optimizer.epsilon, 0, step};
   for (std::size_t i = 0; i < model.table().count(); ++i) {
     Segment const& s = model.table()[i];
     if (s.trainable_size() == 0) continue;
-    numbers.weight_decay = optimizer.decays(s) ? optimizer.weight_decay : 0;
+    AdamWConstants const constants{optimizer.beta1, optimizer.beta2, optimizer.epsilon,
+                                   optimizer.decays(s) ? optimizer.weight_decay : 0};
     auto const rows = [&]<class T>(Vector<T> all) {
       return all ? all.rows(s.trainable_begin * s.row_size(), s.trainable_size()) : all;
     };
-    adamw(backend, numbers, clip, gradient.segment(s), Vector<A>(rows(model.writable(i))), rows(model.rounded(i)), state.first(s),
-          state.second(s));
+    adamw(backend, constants, step, gradient.segment(s), Vector<A>(rows(model.writable(i))), rows(model.rounded(i)),
+          state.first(s), state.second(s));
   }
 }
 

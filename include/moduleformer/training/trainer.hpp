@@ -6,6 +6,7 @@
 // visited state are all that a stopped run needs to go on bit for bit.
 
 #include <moduleformer/backend/buffer.hpp>
+#include <moduleformer/backend/repeated.hpp>
 #include <moduleformer/model/model.hpp>
 #include <moduleformer/training/divergence.hpp>
 #include <moduleformer/training/optimizer.hpp>
@@ -25,6 +26,8 @@ struct TrainerOptions {
   int threads = 0;                // 0: as many as the machine offers
   std::uint64_t seed = 0;         // of dropout and sampled slots
   bool accept_other_numbers = false;  // a stored state may come from other optimizer and schedule numbers
+  // Where the backend can (CUDA graphs), record a step's work and repeat it while batches keep their sizes.
+  bool record_steps = false;
 };
 
 /// What one step did. Losses are those before its update.
@@ -93,13 +96,24 @@ class Trainer {
     for (std::size_t i = 0; i < micro_batches.size(); ++i) {
       session_.random = detail::step_key(options_.seed, steps_, static_cast<Index>(i));
       counted_.push_back(model_->accumulate_gradients(session_, micro_batches[i], gradient_, scale, true,
-                                                      losses.rows(2 * static_cast<Index>(i), 2)));
+                                                      losses.rows(2 * static_cast<Index>(i), 2),
+                                                      options_.record_steps ? &recorded_[i] : nullptr));
       report.tokens += session_.packed.tokens();
     }
-    Vector<double> const measured = numbers_.view().rows(0, 2);
-    measure_gradient(backend, optimizer_, model_->table(), gradient_, losses, measured);
     report.learning_rate = optimizer_.learning_rate * static_cast<double>(schedule_.factor(steps_));
-    update(backend, optimizer_, report.learning_rate, report.step, measured.rows(1, 1), gradient_, moments_, *model_);
+    AdamWStep const numbers = optimizer_.step_numbers(report.learning_rate, report.step);
+    from_host(backend, &numbers, step_numbers_.view());
+    auto const work = [&] {
+      measure_gradient(backend, optimizer_, model_->table(), gradient_, losses, numbers_.view().rows(0, 1), step_numbers_.view());
+      update(backend, optimizer_, step_numbers_.view(), gradient_, moments_, *model_);
+    };
+    if (options_.record_steps) {
+      std::uint64_t const key[] = {model_->serial_number(), micro_batches.size(),
+                                   reinterpret_cast<std::uintptr_t>(numbers_.data())};
+      recorded_update_(backend, key, work);
+    } else {
+      work();
+    }
     read(report, micro_batches, scale);
     steps_ = report.step;
     if (checkpoint_ && steps_ % checkpoint_every_ == 0) checkpoint_(report);
@@ -152,22 +166,23 @@ class Trainer {
     return report;
   }
 
-  /// Room for two sums of each micro-batch, behind the two numbers of measure_gradient.
+  /// Room for two sums of each micro-batch, behind the squared norm.
   Vector<double> losses_of(std::size_t micro_batches) {
     Index const count = 2 * static_cast<Index>(micro_batches);
-    if (numbers_.size() < count + 2) {
-      numbers_ = Buffer<double, typename B::Memory>(count + 2);
-      host_numbers_.resize(static_cast<std::size_t>(count + 2));
+    if (numbers_.size() < count + 1) {
+      numbers_ = Buffer<double, typename B::Memory>(count + 1);
+      host_numbers_.resize(static_cast<std::size_t>(count + 1));
       counted_.reserve(micro_batches);
+      if (options_.record_steps) recorded_.resize(micro_batches);
     }
-    return numbers_.view().rows(2, count);
+    return numbers_.view().rows(1, count);
   }
 
   /// Brings a step's numbers to the host; throws Error if one is not finite.
   void read(StepReport& report, std::span<Batch const> micro_batches, GradientScale scale) {
     to_host(session_.backend(), Vector<double const>(numbers_.view()), host_numbers_.data());
     for (std::size_t i = 0; i < micro_batches.size(); ++i) {
-      LossReport const loss = model_->report(counted_[i], host_numbers_[2 * i + 2], host_numbers_[2 * i + 3], scale);
+      LossReport const loss = model_->report(counted_[i], host_numbers_[2 * i + 1], host_numbers_[2 * i + 2], scale);
       if (!std::isfinite(loss.total)) fail_loss(micro_batches[i], i, scale, report.step, loss.total);
       report.task += loss.task * static_cast<double>(loss.counted) / scale.counted;
       report.auxiliary += loss.auxiliary * scale.auxiliary;
@@ -201,7 +216,10 @@ class Trainer {
   SessionType session_;
   typename Model::Gradient gradient_;
   AdamWState<B> moments_;
-  Buffer<double, typename B::Memory> numbers_;  // in backend memory: squared norm, clip factor, two sums of each micro-batch
+  Buffer<double, typename B::Memory> numbers_;  // in backend memory: squared norm, two sums of each micro-batch
+  Buffer<AdamWStep, typename B::Memory> step_numbers_{1};
+  std::vector<Repeated<B>> recorded_;           // of each micro-batch, and of the update
+  Repeated<B> recorded_update_;
   std::vector<double> host_numbers_;
   std::vector<Index> counted_;                  // targets of each micro-batch
   Index steps_ = 0;

@@ -84,13 +84,14 @@ BOOST_AUTO_TEST_CASE_TEMPLATE(cross_entropy_and_its_gradients, B, Backends) {
       auto const data = device.template upload<S>(x, rows, width),
                  table = device.template upload<S>(weight, vocabulary, width);
       auto const targets = device.upload(labels);
-      cross_entropy(device.backend(), data, table, targets, scale, dx, dweight, loss.rows(0, 1));
+      auto const factor = device.upload(std::vector<double>{scale});
+      cross_entropy(device.backend(), data, table, targets, factor, dx, dweight, loss.rows(0, 1));
       auto values = device.template download<float>(dx);
       for (float const d : device.download(dweight)) values.push_back(d);
       if (rows < 1000) {  // the sum alone, and one gradient alone
-        cross_entropy(device.backend(), data, table, targets, scale, {}, {}, loss.rows(1, 1));
+        cross_entropy(device.backend(), data, table, targets, {}, {}, {}, loss.rows(1, 1));
         fill(device.backend(), dx.reshape(dx.size()), S{});
-        cross_entropy(device.backend(), data, table, targets, scale, dx, {}, loss.rows(2, 1));
+        cross_entropy(device.backend(), data, table, targets, factor, dx, {}, loss.rows(2, 1));
         BOOST_TEST(same_bits(device.template download<float>(dx),
                              std::vector<float>(values.begin(), values.begin() + rows * width)));
         sums = device.download(loss);
@@ -124,7 +125,8 @@ std::pair<std::vector<double>, std::vector<float>> losses_of(std::vector<float> 
   Index const rows = static_cast<Index>(labels.size()), vocabulary = static_cast<Index>(logits.size()) / rows;
   auto const d = device.template allocate<S>(rows, vocabulary);
   auto const losses = device.template allocate<double>(rows);
-  detail::cross_entropy_of_logits(device.backend(), device.upload(logits, rows, vocabulary), device.upload(labels), 1.0,
+  detail::cross_entropy_of_logits(device.backend(), device.upload(logits, rows, vocabulary), device.upload(labels),
+                                  device.upload(std::vector<double>{1}).data(),
                                   d, losses);
   return {device.download(losses), device.template download<float>(d)};
 }
@@ -163,10 +165,10 @@ BOOST_AUTO_TEST_CASE_TEMPLATE(cross_entropy_refuses, B, Backends) {
   auto const labels = device.upload(std::vector<TokenId>{0, 1, 2});
   auto const sum = device.template allocate<double>(1);
   BOOST_CHECK_EXCEPTION(
-      cross_entropy(device.backend(), x, weight, labels.rows(0, 2), 1.0, {}, {}, sum), Error,
+      cross_entropy(device.backend(), x, weight, labels.rows(0, 2), {}, {}, {}, sum), Error,
       [](Error const& error) { return std::string(error.what()) == "cross_entropy: expected labels of 3, found 2"; });
-  BOOST_CHECK_THROW(cross_entropy(device.backend(), x, weight, labels, 1.0, weight, {}, sum), Error);
-  BOOST_CHECK_THROW(cross_entropy(device.backend(), x, device.template allocate<S>(6, 5), labels, 1.0, {}, {}, sum),
+  BOOST_CHECK_THROW(cross_entropy(device.backend(), x, weight, labels, {}, weight, {}, sum), Error);
+  BOOST_CHECK_THROW(cross_entropy(device.backend(), x, device.template allocate<S>(6, 5), labels, {}, {}, {}, sum),
                     Error);
 }
 

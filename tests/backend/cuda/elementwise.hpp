@@ -52,9 +52,16 @@ void for_elementwise_sizes(F const& f) {
 /// The factor of element i as backend/arguments.hpp defines it.
 inline double dropout_factor(Dropout const& drop, Index i) {
   if (drop.probability == 0) return 1;
-  auto const words = random_words(drop.key, static_cast<std::uint64_t>(i / 4));
+  auto const words = random_words(drop.random.key(), static_cast<std::uint64_t>(i / 4));
   bool const kept = to_unit(words[static_cast<std::size_t>(i % 4)]) >= drop.probability;
   return kept ? 1 / (1 - static_cast<double>(drop.probability)) : 0.0;
+}
+
+/// The same dropout with its key in backend memory.
+template <class B>
+Dropout on_device(Device<B>& device, Dropout drop) {
+  drop.random.base = device.upload(std::vector<RandomKey>{*drop.random.base}).data();
+  return drop;
 }
 
 template <class S>
@@ -67,7 +74,8 @@ BOOST_AUTO_TEST_CASE_TEMPLATE(combine_the_slots_of_a_token, B, Backends) {
   for_elementwise_sizes([](Index rows, Index width, Index offset) {
     for (Index const slots : {1, 2, 3, 4})
       for (float const probability : {0.0f, 0.3f}) {
-        Dropout const drop{{5, 2, 9}, probability};
+        RandomKey const key{5, 2, 0};
+        Dropout const drop{{&key, 9}, probability};
         auto const y = normal_numbers<S>(rows * slots * width, 1), residual = normal_numbers<S>(rows * width, 2);
         auto const sum = [&](Index i) {
           double total = 0;
@@ -83,13 +91,13 @@ BOOST_AUTO_TEST_CASE_TEMPLATE(combine_the_slots_of_a_token, B, Backends) {
         }
         auto const found = in_all_orders<B>([&](Device<B>& device) {
           auto const out = placed<S>(device, residual, rows, width, offset);
-          combine(device.backend(), slots, placed<S>(device, y, rows * slots, width, offset), drop, out, out);
+          combine(device.backend(), slots, placed<S>(device, y, rows * slots, width, offset), on_device(device, drop), out, out);
           return downloaded(device, out);
         });
         BOOST_TEST(error_of(found, expected) < rounding<S>, rows << " x " << width << " slots " << slots);
         auto const apart = in_all_orders<B>([&](Device<B>& device) {
           auto const out = placed<S>(device, std::vector<double>(residual.size()), rows, width, offset);
-          combine(device.backend(), slots, placed<S>(device, y, rows * slots, width, offset), drop,
+          combine(device.backend(), slots, placed<S>(device, y, rows * slots, width, offset), on_device(device, drop),
                   device.template upload<S>(residual, rows, width), out);
           return downloaded(device, out);
         });
@@ -108,11 +116,12 @@ BOOST_AUTO_TEST_CASE_TEMPLATE(combine_the_slots_of_a_token, B, Backends) {
 BOOST_AUTO_TEST_CASE_TEMPLATE(dropout_has_the_mask_of_its_key, B, Backends) {
   using S = typename B::Scalar;
   for_elementwise_sizes([](Index rows, Index width, Index offset) {
-    Dropout const drop{{11, 3, 4}, 0.25f};
+    RandomKey const key{11, 3, 0};
+    Dropout const drop{{&key, 4}, 0.25f};
     auto const x = normal_numbers<S>(rows * width, 1);
     auto const found = in_all_orders<B>([&](Device<B>& device) {
       auto const out = placed<S>(device, x, rows, width, offset);
-      apply_dropout(device.backend(), drop, out, out);
+      apply_dropout(device.backend(), on_device(device, drop), out, out);
       return downloaded(device, out);
     });
     // What the CPU computes in float, rounded: the mask and the factor bit for bit.
@@ -124,7 +133,7 @@ BOOST_AUTO_TEST_CASE_TEMPLATE(dropout_has_the_mask_of_its_key, B, Backends) {
     BOOST_TEST(error_of(found, numbers<double>(expected)) == 0);
     auto const unchanged = in_all_orders<B>([&](Device<B>& device) {
       auto const out = placed<S>(device, std::vector<double>(x.size()), rows, width, offset);
-      apply_dropout(device.backend(), Dropout{{11, 3, 4}, 0}, placed<S>(device, x, rows, width, offset), out);
+      apply_dropout(device.backend(), Dropout{}, placed<S>(device, x, rows, width, offset), out);
       return downloaded(device, out);
     });
     BOOST_TEST(error_of(unchanged, x) == 0);

@@ -18,9 +18,8 @@ BOOST_AUTO_TEST_CASE_TEMPLATE(adamw_steps, B, Backends) {
   using S = typename B::Scalar;
   for (Index const size : {0, 1, 17, 1024, 1025, 5003})
     for (Index const offset : {0, 1}) {
-      AdamWStep step{
-          .learning_rate = 3e-3, .beta1 = 0.9, .beta2 = 0.95, .epsilon = 1e-8, .weight_decay = 0.1, .step = 1};
-      double const clip = 0.7;
+      AdamWConstants const constants{.beta1 = 0.9, .beta2 = 0.95, .epsilon = 1e-8, .weight_decay = 0.1};
+      double const rate = 3e-3, clip = 0.7;
       auto const start = normal_numbers<float>(size + offset, 1);
       auto const gradient = [&](Index t) {
         return normal_numbers<float>(size + offset, static_cast<std::uint64_t>(10 + t));
@@ -33,10 +32,11 @@ BOOST_AUTO_TEST_CASE_TEMPLATE(adamw_steps, B, Backends) {
         fill(device.backend(), m, 0.0f);
         fill(device.backend(), v, 0.0f);
         fill(device.backend(), rounded, S{});
-        auto const factor = device.upload(std::vector<double>{clip});
-        for (step.step = 1; step.step <= 3; ++step.step)
-          adamw(device.backend(), step, factor, part(device.template upload<float>(gradient(step.step))), part(w),
-                step.step == 2 ? Vector<S>{} : part(rounded), part(m), part(v));
+        for (Index t = 1; t <= 3; ++t) {
+          auto const step = device.upload(std::vector<AdamWStep>{{rate, 1 - std::pow(0.9, t), 1 - std::pow(0.95, t), clip}});
+          adamw(device.backend(), constants, step, part(device.template upload<float>(gradient(t))), part(w),
+                t == 2 ? Vector<S>{} : part(rounded), part(m), part(v));
+        }
         auto values = device.download(w);
         for (auto const& more : {device.download(m), device.download(v), device.template download<float>(rounded)})
           values.insert(values.end(), more.begin(), more.end());
@@ -48,10 +48,10 @@ BOOST_AUTO_TEST_CASE_TEMPLATE(adamw_steps, B, Backends) {
         auto const g = gradient(t);
         for (std::size_t i = static_cast<std::size_t>(offset); i < n; ++i) {
           double const slope = clip * g[i];
-          m[i] = step.beta1 * m[i] + (1 - step.beta1) * slope;
-          v[i] = step.beta2 * v[i] + (1 - step.beta2) * slope * slope;
-          double const unbiased = m[i] / (1 - std::pow(step.beta1, t)), square = v[i] / (1 - std::pow(step.beta2, t));
-          w[i] -= step.learning_rate * (unbiased / (std::sqrt(square) + step.epsilon) + step.weight_decay * w[i]);
+          m[i] = constants.beta1 * m[i] + (1 - constants.beta1) * slope;
+          v[i] = constants.beta2 * v[i] + (1 - constants.beta2) * slope * slope;
+          double const unbiased = m[i] / (1 - std::pow(constants.beta1, t)), square = v[i] / (1 - std::pow(constants.beta2, t));
+          w[i] -= rate * (unbiased / (std::sqrt(square) + constants.epsilon) + constants.weight_decay * w[i]);
         }
       }
       auto const part = [&](std::size_t k) {
@@ -75,7 +75,7 @@ BOOST_AUTO_TEST_CASE_TEMPLATE(no_step_by_a_factor_that_is_not_finite, B, Backend
     auto const w = device.template upload<float>(start), m = device.template upload<float>(start),
                v = device.template upload<float>(start);
     auto const rounded = device.template upload<S>(start);
-    adamw(device.backend(), {.learning_rate = 1, .step = 1}, device.upload(std::vector<double>{factor}),
+    adamw(device.backend(), {}, device.upload(std::vector<AdamWStep>{{.learning_rate = 1, .clip = factor}}),
           device.template upload<float>(normal_numbers<float>(1500, 2)), w, rounded, m, v);
     for (auto const& array : {w, m, v}) BOOST_TEST(same_bits(device.template download<double>(array), start));
     BOOST_TEST(same_bits(device.template download<double>(rounded), start));
@@ -85,11 +85,10 @@ BOOST_AUTO_TEST_CASE_TEMPLATE(no_step_by_a_factor_that_is_not_finite, B, Backend
 BOOST_AUTO_TEST_CASE_TEMPLATE(adamw_refuses, B, Backends) {
   Device<B> device;
   auto const x = device.template allocate<float>(3);
-  auto const clip = device.upload(std::vector<double>{1.0});
-  BOOST_CHECK_THROW(adamw(device.backend(), {.step = 0}, clip, x, x, {}, x, x), Error);
-  BOOST_CHECK_THROW(adamw(device.backend(), {.step = 1}, clip, x, x, {}, x, x.rows(0, 2)), Error);
+  auto const step = device.upload(std::vector<AdamWStep>{{}});
+  BOOST_CHECK_THROW(adamw(device.backend(), {}, step, x, x, {}, x, x.rows(0, 2)), Error);
   BOOST_CHECK_THROW(
-      adamw(device.backend(), {.step = 1}, clip, x, x, device.template allocate<typename B::Scalar>(4), x, x), Error);
+      adamw(device.backend(), {}, step, x, x, device.template allocate<typename B::Scalar>(4), x, x), Error);
 }
 
 BOOST_AUTO_TEST_CASE_TEMPLATE(norm_squared, B, Backends) {

@@ -74,11 +74,11 @@ double cross_entropy_row(S* logits, Index count, TokenId label, S scale, bool gr
 }  // namespace detail
 
 /// x (N,D), W (V,D), labels (N). sum[0] = the sum over labels other than ignore_label; dx (N,D) overwritten and
-/// dW (V,D) added to, unless null. Throws Error for a label outside the vocabulary.
+/// dW (V,D) added to, unless null (scale is then not read). Throws Error for a label outside the vocabulary.
 template <Real S>
 void cross_entropy(Cpu<S>& backend, Arg<Matrix<S const>> x, Arg<Matrix<S const>> weight,
-                   Arg<Vector<TokenId const>> labels, double scale, Arg<Matrix<S>> dx, Arg<Matrix<S>> dweight,
-                   Vector<double> sum) {
+                   Arg<Vector<TokenId const>> labels, Vector<double const> scale, Arg<Matrix<S>> dx,
+                   Arg<Matrix<S>> dweight, Vector<double> sum) {
   Index const rows = x.extent(0), width = x.extent(1), vocabulary = weight.extent(0);
   detail::expect_extents("cross_entropy", "weight", weight, vocabulary, width);
   detail::expect_extents("cross_entropy", "labels", labels, rows);
@@ -90,6 +90,7 @@ void cross_entropy(Cpu<S>& backend, Arg<Matrix<S const>> x, Arg<Matrix<S const>>
             ", found ", labels[t]);
 
   bool const gradient = static_cast<bool>(dx) || static_cast<bool>(dweight);
+  S const slope_scale = gradient ? static_cast<S>(scale[0]) : S(0);
   Index const chunk = std::min(rows, detail::cross_entropy_rows(vocabulary));
   Scope const scope{backend.workspace()};
   auto const buffer = backend.workspace().template allocate<S>(chunk, vocabulary);
@@ -103,7 +104,7 @@ void cross_entropy(Cpu<S>& backend, Arg<Matrix<S const>> x, Arg<Matrix<S const>>
     detail::parallel_blocks(backend, count, detail::row_block(vocabulary), [&](Index first, Index end) {
       for (Index r = first; r < end; ++r)
         losses[r] = detail::cross_entropy_row(logits.slice(r).data(), vocabulary, labels[begin + r],
-                                              static_cast<S>(scale), gradient);
+                                              slope_scale, gradient);
     });
     for (Index r = 0; r < count; ++r) total += losses[r];
     if (dx) linear_input_gradient(backend, logits, weight, dx.rows(begin, count), false);

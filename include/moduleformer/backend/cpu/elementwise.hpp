@@ -26,10 +26,11 @@ template <Real S>
 S const* dropout_factors(Dropout const& drop, Index begin, Index count, S* room) {
   S const kept = static_cast<S>(1.0 / (1.0 - static_cast<double>(drop.probability)));
   float const probability = drop.probability;
+  RandomKey const key = drop.random.key();
   std::uint64_t const first = static_cast<std::uint64_t>(begin) / 4;
   Index const groups = ceil_divide(begin % 4 + count, 4);
   for (Index g = 0; g < groups; ++g) {
-    auto const words = random_words(drop.key, first + static_cast<std::uint64_t>(g));
+    auto const words = random_words(key, first + static_cast<std::uint64_t>(g));
     room[4 * g] = to_unit(words[0]) >= probability ? kept : S(0);
     room[4 * g + 1] = to_unit(words[1]) >= probability ? kept : S(0);
     room[4 * g + 2] = to_unit(words[2]) >= probability ? kept : S(0);

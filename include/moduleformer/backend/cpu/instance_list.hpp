@@ -41,16 +41,16 @@
   prefix template void embedding_backward<S>(Cpu<S>&, Vector<TokenId const>, Matrix<S const>, Matrix<S>);              \
   prefix template void gather_rows<S>(Cpu<S>&, Matrix<S const>, Vector<std::int32_t const>, Matrix<S>);                \
   prefix template void scatter_rows<S>(Cpu<S>&, Matrix<S const>, Vector<std::int32_t const>, Matrix<S>);               \
-  prefix template void cross_entropy<S>(Cpu<S>&, Matrix<S const>, Matrix<S const>, Vector<TokenId const>, double,      \
-                                        Matrix<S>, Matrix<S>, Vector<double>);                                         \
-  prefix template void adamw<S>(Cpu<S>&, AdamWStep const&, Vector<double const>, Vector<S const>, Vector<S>,           \
+  prefix template void cross_entropy<S>(Cpu<S>&, Matrix<S const>, Matrix<S const>, Vector<TokenId const>,             \
+                                        Vector<double const>, Matrix<S>, Matrix<S>, Vector<double>);                   \
+  prefix template void adamw<S>(Cpu<S>&, AdamWConstants const&, Vector<AdamWStep const>, Vector<S const>, Vector<S>,   \
                                 Vector<S>, Vector<S>, Vector<S>);                                                      \
   prefix template void squared_norm<S>(Cpu<S>&, Vector<S const>, Vector<double>);
 
 #define MODULEFORMER_CPU_ROUTING(prefix, S)                                                                            \
   prefix template void softmax<S>(Cpu<S>&, Matrix<S const>, Matrix<S>, Vector<S>);                                     \
   prefix template void top_k<S>(Cpu<S>&, Matrix<S const>, Matrix<ExpertId>);                                           \
-  prefix template void sampled_top_k<S>(Cpu<S>&, Matrix<S const>, Matrix<S const>, Index, RandomKey,                   \
+  prefix template void sampled_top_k<S>(Cpu<S>&, Matrix<S const>, Matrix<S const>, Index, RandomSource,                \
                                         Matrix<ExpertId>);                                                             \
   prefix template void sort_by_expert<S>(Cpu<S>&, Vector<ExpertId const>, Index, Vector<std::int32_t>, Vector<Index>); \
   prefix template void sum_routing<S>(Cpu<S>&, Matrix<S const>, Matrix<S const>, Vector<S const>, Matrix<S const>,     \

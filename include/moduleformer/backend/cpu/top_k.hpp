@@ -79,12 +79,13 @@ void top_k(Cpu<S>& backend, Arg<Matrix<S const>> logits, Matrix<ExpertId> ids) {
 /// order of drawing, with probability proportional to probs + 1e-6 among the others.
 template <Real S>
 void sampled_top_k(Cpu<S>& backend, Arg<Matrix<S const>> logits, Arg<Matrix<S const>> probs, Index sampled,
-                   RandomKey key, Matrix<ExpertId> ids) {
+                   RandomSource random, Matrix<ExpertId> ids) {
   Index const tokens = logits.extent(0), experts = logits.extent(1), chosen = ids.extent(1), fixed = chosen - sampled;
   detail::expect_matrix("sampled_top_k", probs, "probs", logits, experts);
   detail::expect_matrix("sampled_top_k", ids, "ids", logits, chosen);
   expects(chosen <= experts, "sampled_top_k: cannot choose ", chosen, " of ", experts, " experts");
   expects(sampled >= 0 && fixed >= 0, "sampled_top_k: cannot draw ", sampled, " of ", chosen, " slots");
+  RandomKey const key = random.key();
   Scope const scope{backend.workspace()};
   auto const scratch = backend.workspace().template allocate<S>(backend.threads(), experts);
   Index const tiles = (tokens + detail::routing_tile - 1) / detail::routing_tile;

@@ -36,25 +36,25 @@ S fast_sqrt(S x) {
 
 }  // namespace detail
 
-/// One step for a range of elements: gradient, times clip[0] -> weight, first and second moment, all of one size.
-/// If clip[0] is not finite, all stays. The weight is its own copy in S: expected null.
+/// One step for a range of elements: gradient -> weight, first and second moment, all of one size. If
+/// step[0].clip is not finite, all stays. The weight is its own copy in S: expected null.
 template <Real S>
-void adamw(Cpu<S>& backend, AdamWStep const& step, Arg<Vector<double const>> clip_factor, Arg<Vector<S const>> gradient,
-           Arg<Vector<S>> weight, Arg<Vector<S>> rounded, Arg<Vector<S>> m, Arg<Vector<S>> v) {
+void adamw(Cpu<S>& backend, AdamWConstants const& constants, Vector<AdamWStep const> step,
+           Arg<Vector<S const>> gradient, Arg<Vector<S>> weight, Arg<Vector<S>> rounded, Arg<Vector<S>> m, Arg<Vector<S>> v) {
   Index const size = weight.size();
   detail::expect_extents("adamw", "gradient", gradient, size);
   detail::expect_extents("adamw", "m", m, size);
   detail::expect_extents("adamw", "v", v, size);
   expects(!rounded, "adamw: the CPU's weights have no copy");
-  expects(step.step > 0, "adamw: steps count from 1, found ", step.step);
-  double const t = static_cast<double>(step.step);
-  if (!std::isfinite(clip_factor[0])) return;
-  S const clip = static_cast<S>(clip_factor[0]);
-  S const beta1 = static_cast<S>(step.beta1), rest1 = static_cast<S>(1 - step.beta1);
-  S const beta2 = static_cast<S>(step.beta2), rest2 = static_cast<S>(1 - step.beta2);
-  S const m_factor = static_cast<S>(step.learning_rate / (1 - std::pow(step.beta1, t)));
-  S const v_factor = static_cast<S>(1 / (1 - std::pow(step.beta2, t)));
-  S const epsilon = static_cast<S>(step.epsilon), keep = static_cast<S>(1 - step.learning_rate * step.weight_decay);
+  AdamWStep const now = step[0];
+  if (!std::isfinite(now.clip)) return;
+  S const clip = static_cast<S>(now.clip);
+  S const beta1 = static_cast<S>(constants.beta1), rest1 = static_cast<S>(1 - constants.beta1);
+  S const beta2 = static_cast<S>(constants.beta2), rest2 = static_cast<S>(1 - constants.beta2);
+  S const m_factor = static_cast<S>(now.learning_rate / now.first_correction);
+  S const v_factor = static_cast<S>(1 / now.second_correction);
+  S const epsilon = static_cast<S>(constants.epsilon);
+  S const keep = static_cast<S>(1 - now.learning_rate * constants.weight_decay);
   detail::parallel_blocks(backend, size, 4 * detail::elementwise_block, [&](Index begin, Index end) {
     S const* const g = gradient.data();
     S* const w = weight.data();

@@ -26,14 +26,14 @@ constexpr Index cross_entropy_chunk(Index vocabulary) {
   return std::clamp<Index>(elements / std::max<Index>(vocabulary, 1) / 128 * 128, 128, 4096);
 }
 
-/// The losses (N) of rows of logits (N,V), and d (or null) = scale (softmax - onehot).
+/// The losses (N) of rows of logits (N,V), and d (or null) = scale[0] (softmax - onehot).
 template <CudaScalar S, class P>
 void cross_entropy_of_logits(CudaBackend<S, P>& backend, Matrix<float const> logits, Vector<TokenId const> labels,
-                             double scale, Matrix<S> d, Vector<double> losses) {
+                             double const* scale, Matrix<S> d, Vector<double> losses) {
   Index const rows = logits.extent(0), vocabulary = logits.extent(1);
   auto const launch = [&]<int Threads>(std::integral_constant<int, Threads>) {
     using Kernel = kernels::CrossEntropyRows<S, Threads>;
-    backend.launch(Kernel{logits.data(), labels.data(), static_cast<float>(scale), d.data(), losses.data(), vocabulary},
+    backend.launch(Kernel{logits.data(), labels.data(), scale, d.data(), losses.data(), vocabulary},
                    rows, Kernel::shared_bytes);
   };
   if (vocabulary <= 2048) launch(std::integral_constant<int, 128>{});
@@ -43,10 +43,10 @@ void cross_entropy_of_logits(CudaBackend<S, P>& backend, Matrix<float const> log
 }  // namespace detail
 
 /// x (N,D), W (V,D), labels (N). sum[0] = the sum over labels other than ignore_label; dx (N,D) overwritten and
-/// dW (V,D) added to, unless null.
+/// dW (V,D) added to, unless null (scale is then not read).
 template <CudaScalar S, class P>
 void cross_entropy(CudaBackend<S, P>& backend, Arg<Matrix<S const>> x, Arg<Matrix<S const>> weight,
-                   Vector<TokenId const> labels, double scale, Arg<Matrix<S>> dx, Matrix<float> dweight,
+                   Vector<TokenId const> labels, Vector<double const> scale, Arg<Matrix<S>> dx, Matrix<float> dweight,
                    Vector<double> sum) {
   Index const rows = x.extent(0), width = x.extent(1), vocabulary = weight.extent(0);
   detail::expect_extents("cross_entropy", "weight", weight, vocabulary, width);
@@ -69,7 +69,7 @@ void cross_entropy(CudaBackend<S, P>& backend, Arg<Matrix<S const>> x, Arg<Matri
     Index const count = std::min(chunk, rows - begin);
     Matrix<S const> const part = x.rows(begin, count);
     linear(backend, part, weight, Vector<S const>{}, logits.rows(0, count));
-    detail::cross_entropy_of_logits(backend, logits.rows(0, count), labels.rows(begin, count), scale, d.rows(0, count),
+    detail::cross_entropy_of_logits(backend, logits.rows(0, count), labels.rows(begin, count), scale.data(), d.rows(0, count),
                                     losses.rows(begin, count));
     Matrix<S const> const slopes = d.rows(0, count);
     if (dx) linear_input_gradient(backend, slopes, weight, dx.rows(begin, count), false);

@@ -33,6 +33,7 @@ class CudaBackend {
   using Accumulator = float;
   using Platform = P;
   using Memory = typename P::Memory;
+  using Recording = typename P::Recording;
 
   /// Threads of the host play no part; the parameter is every backend's.
   explicit CudaBackend(int = 0) {}
@@ -50,6 +51,15 @@ class CudaBackend {
     static_assert(Kernel::threads % 32 == 0 && Kernel::threads <= 1024, "moduleformer: a block is 1 to 32 whole warps");
     if (blocks > 0) stream_.launch(kernel, blocks, shared_bytes, where);
   }
+
+  /// The work that f asks for, not done but kept: a CUDA graph. f neither allocates device memory nor copies to or from
+  /// the host. Throws CudaError where that fails; the backend stays usable.
+  template <class F>
+  [[nodiscard]] Recording record(F const& f) {
+    return stream_.record(f);
+  }
+  /// Does recorded work again: the same kernels on the same places.
+  void replay(Recording const& recording) { stream_.replay(recording); }
 
  private:
   typename P::Stream stream_;

@@ -72,6 +72,29 @@ struct Gpu {
     static void deallocate(void* data, std::size_t) noexcept { (void)cudaFree(data); }
   };
 
+  /// Work of a stream, kept to be run again: an instantiated CUDA graph.
+  class Recording {
+   public:
+    Recording() = default;
+    explicit Recording(cudaGraph_t graph) {
+      cudaError_t const status = cudaGraphInstantiate(&graph_, graph, 0);
+      (void)cudaGraphDestroy(graph);
+      detail::check_cuda(status, "cudaGraphInstantiate");
+    }
+    Recording(Recording&& other) noexcept : graph_(std::exchange(other.graph_, nullptr)) {}
+    Recording& operator=(Recording&& other) noexcept {
+      std::swap(graph_, other.graph_);
+      return *this;
+    }
+    ~Recording() {
+      if (graph_ != nullptr) (void)cudaGraphExecDestroy(graph_);
+    }
+    [[nodiscard]] cudaGraphExec_t get() const { return graph_; }
+
+   private:
+    cudaGraphExec_t graph_ = nullptr;
+  };
+
   /// An ordered queue of work on the current device.
   class Stream {
    public:
@@ -126,6 +149,26 @@ struct Gpu {
       detail::check_cuda(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToHost, stream_), "copy of ", bytes, " bytes from the device");
       synchronize();
     }
+    /// What f asks of this stream, not run but kept.
+    template <class F>
+    [[nodiscard]] Recording record(F const& f) {
+      detail::check_cuda(cudaStreamBeginCapture(stream_, cudaStreamCaptureModeThreadLocal), "cudaStreamBeginCapture");
+      cudaGraph_t graph = nullptr;
+      try {
+        f();
+      } catch (...) {
+        (void)cudaStreamEndCapture(stream_, &graph);
+        if (graph != nullptr) (void)cudaGraphDestroy(graph);
+        (void)cudaGetLastError();
+        throw;
+      }
+      detail::check_cuda(cudaStreamEndCapture(stream_, &graph), "cudaStreamEndCapture");
+      return Recording(graph);
+    }
+    void replay(Recording const& recording) {
+      detail::check_cuda(cudaGraphLaunch(recording.get(), stream_), "cudaGraphLaunch");
+    }
+
     /// Waits for everything asked for; an error of earlier work shows here.
     void synchronize() { detail::check_cuda(cudaStreamSynchronize(stream_), "waiting for the device"); }
 

@@ -49,14 +49,14 @@ void top_k(CudaBackend<S, P>& backend, Arg<Matrix<float const>> logits, Matrix<E
 /// proportional to probs + 1e-6 among the experts not yet chosen.
 template <CudaScalar S, class P>
 void sampled_top_k(CudaBackend<S, P>& backend, Arg<Matrix<float const>> logits, Arg<Matrix<float const>> probs,
-                   Index sampled, RandomKey key, Matrix<ExpertId> ids) {
+                   Index sampled, RandomSource random, Matrix<ExpertId> ids) {
   Index const tokens = logits.extent(0), experts = logits.extent(1), chosen = ids.extent(1);
   detail::expect_extents("sampled_top_k", "probs", probs, tokens, experts);
   detail::expect_extents("sampled_top_k", "ids", ids, tokens, chosen);
   expects(chosen <= experts, "sampled_top_k: cannot choose ", chosen, " of ", experts, " experts");
   expects(sampled >= 0 && sampled <= chosen, "sampled_top_k: cannot draw ", sampled, " of ", chosen, " slots");
   detail::with_expert_row(tokens, experts, [&]<int Items>(kernels::ExpertRow<Items> row) {
-    backend.launch(kernels::SampledTopK<Items>{row, logits.data(), probs.data(), ids.data(), chosen, sampled, key},
+    backend.launch(kernels::SampledTopK<Items>{row, logits.data(), probs.data(), ids.data(), chosen, sampled, random},
                    detail::token_blocks(row));
   });
 }

@@ -16,13 +16,20 @@
 #include <atomic>
 #include <cstddef>
 #include <cstring>
+#include <functional>
 #include <new>
 #include <source_location>
+#include <vector>
 
 namespace moduleformer {
 
 struct Emulated {
   using Thread = EmulatedThread;
+
+  /// Work of a stream, kept to be run again. What a workspace lends meanwhile is lent again with it.
+  struct Recording {
+    std::vector<std::function<void()>> work;
+  };
 
   /// Host memory of the very size, which begins as NaN; so does every array of a workspace. The address sanitizer
   /// sees accesses beside either.
@@ -46,10 +53,12 @@ struct Emulated {
     }
 
     static void lend(void* data, std::size_t bytes) {
+      if (recording != nullptr) recording->work.emplace_back([=] { lend(data, bytes); });
       ASAN_UNPOISON_MEMORY_REGION(data, bytes);
       std::memset(data, 0xff, bytes);
     }
     static void take_back([[maybe_unused]] void* data, [[maybe_unused]] std::size_t bytes) {
+      if (recording != nullptr) recording->work.emplace_back([=] { take_back(data, bytes); });
       ASAN_POISON_MEMORY_REGION(data, bytes);
     }
 
@@ -64,6 +73,8 @@ struct Emulated {
 
     template <class Kernel>
     void launch(Kernel const& kernel, Index blocks, std::size_t shared_bytes, std::source_location where) {
+      if (recording != nullptr)
+        return (void)recording->work.emplace_back([=, this] { launch(kernel, blocks, shared_bytes, where); });
       constexpr Index most_blocks = (Index{1} << 31) - 1;
       expects(blocks <= most_blocks, "kernel of ", emulation::Place{where}, ": expected at most ", most_blocks,
               " blocks, found ", blocks);
@@ -76,20 +87,50 @@ struct Emulated {
     }
 
     void copy(void* to, void const* from, std::size_t bytes) {
+      if (recording != nullptr) return (void)recording->work.emplace_back([=, this] { copy(to, from, bytes); });
       if (bytes > 0) std::memmove(to, from, bytes);
     }
-    void from_host(void* to, void const* from, std::size_t bytes) { copy(to, from, bytes); }
-    void to_host(void* to, void const* from, std::size_t bytes) { copy(to, from, bytes); }
-    void synchronize() {}
+    void from_host(void* to, void const* from, std::size_t bytes) {
+      expects_no_recording("a copy to the device");
+      copy(to, from, bytes);
+    }
+    void to_host(void* to, void const* from, std::size_t bytes) {
+      expects_no_recording("a copy from the device");
+      copy(to, from, bytes);
+    }
+    void synchronize() { expects_no_recording("waiting for the device"); }
+
+    /// What f asks of this stream, not run but kept.
+    template <class F>
+    [[nodiscard]] Recording record(F const& f) {
+      expects_no_recording("another recording");
+      Recording made;
+      struct Reset {
+        ~Reset() { recording = nullptr; }
+      } const reset;
+      recording = &made;
+      f();
+      return made;
+    }
+    void replay(Recording const& kept) {
+      for (auto const& work : kept.work) work();
+    }
 
     // What ran so far.
     [[nodiscard]] Index launches() const { return launches_; }
     [[nodiscard]] Index blocks() const { return blocks_; }
 
    private:
+    static void expects_no_recording(char const* what) {
+      if (recording != nullptr) fail<CudaError>("recording work of the device: ", what, " cannot be recorded");
+    }
+
     Index launches_ = 0;
     Index blocks_ = 0;
   };
+
+ private:
+  static inline thread_local Recording* recording = nullptr;
 };
 
 }  // namespace moduleformer

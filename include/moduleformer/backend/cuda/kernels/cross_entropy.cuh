@@ -24,7 +24,7 @@ struct CrossEntropyRows {
   static constexpr std::size_t shared_bytes = warps * (sizeof(double) + sizeof(float));
   float const* logits;
   TokenId const* labels;
-  float scale;
+  double const* scale;  // in backend memory
   T* d;
   double* losses;
   Index vocabulary;
@@ -57,13 +57,13 @@ struct CrossEntropyRows {
     if (thread.index() == 0)
       losses[row] = std::log(total[0]) - (static_cast<double>(chosen) - static_cast<double>(of_row));
     if (d == nullptr) return;
-    float const factor = static_cast<float>(static_cast<double>(scale) / total[0]);
+    float const slope = static_cast<float>(*scale), factor = static_cast<float>(static_cast<double>(slope) / total[0]);
     for_each_pack(thread, begin, end, [&](Index at) {
       float x[pack];
       read(at, begin, end, x);
       MODULEFORMER_UNROLL
       for (int i = 0; i < pack; ++i)
-        x[i] = factor * exponential(thread, x[i] - of_row) - (at + i == begin + label ? scale : 0.0f);
+        x[i] = factor * exponential(thread, x[i] - of_row) - (at + i == begin + label ? slope : 0.0f);
       write(thread, at, begin, end, x);
     });
   }

@@ -40,7 +40,7 @@ MODULEFORMER_DEVICE void drop_out(Dropout const& drop, float kept, Index first, 
   static_assert(N % 4 == 0);
   MODULEFORMER_UNROLL
   for (int group = 0; group < N / 4; ++group) {
-    auto const words = random_words(drop.key, static_cast<std::uint64_t>(first / 4 + group));
+    auto const words = random_words(drop.random.key(), static_cast<std::uint64_t>(first / 4 + group));
     MODULEFORMER_UNROLL
     for (int i = 0; i < 4; ++i)
       x[4 * group + i] *= to_unit(words[static_cast<std::size_t>(i)]) >= drop.probability ? kept : 0.0f;

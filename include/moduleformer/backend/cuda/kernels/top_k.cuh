@@ -100,12 +100,13 @@ struct SampledTopK {
   ExpertId* ids;
   Index chosen;
   Index sampled;
-  RandomKey key;
+  RandomSource random;
 
   template <class Thread>
   MODULEFORMER_DEVICE void operator()(Thread const& thread) const {
     Index const t = row.token(thread), fixed = chosen - sampled;
     if (t >= row.tokens) return;
+    RandomKey const key = random.key();
     float const* const logit = logits + t * row.experts;
     float const* const p = probs + t * row.experts;
     std::uint64_t last = above_all_ranks;

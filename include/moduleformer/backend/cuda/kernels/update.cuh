@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: MIT
 #pragma once
-// AdamW for a range of elements (backend/arguments.hpp has the formula), all that is the same for every element made
-// by the host, in double.
+// AdamW for a range of elements (backend/arguments.hpp has the formula). What changes from step to step is read from
+// device memory; what is the same for every element is computed in double.
 
+#include <moduleformer/backend/arguments.hpp>
 #include <moduleformer/backend/cuda/kernels/packs.cuh>
 #include <moduleformer/core/platform.hpp>
 #include <moduleformer/core/types.hpp>
@@ -11,21 +12,12 @@
 
 namespace moduleformer::kernels {
 
-/// w -= m_factor m / (sqrt(v_factor v) + epsilon) + decay w with the moments' new values.
-struct AdamWFactors {
-  float beta1, rest1;  // rest = 1 - beta
-  float beta2, rest2;
-  float m_factor, v_factor;
-  float epsilon;
-  float decay;
-};
-
 template <class S>
 struct AdamW {
   static constexpr int threads = 256;
   static constexpr int pack = 4;
-  AdamWFactors factors;
-  double const* clip;
+  AdamWConstants constants;
+  AdamWStep const* step;
   float const* gradient;
   float* weight;
   S* rounded;  // or null
@@ -38,8 +30,14 @@ struct AdamW {
   MODULEFORMER_DEVICE void operator()(Thread const& thread) const {
     Index const at = (thread.block() * threads + thread.index()) * pack, left = size - at;
     if (left <= 0) return;
-    double const factor = *clip;
-    if (!(factor - factor == 0.0)) return;  // infinite or NaN
+    AdamWStep const now = *step;
+    if (!(now.clip - now.clip == 0.0)) return;  // infinite or NaN
+    float const clip = static_cast<float>(now.clip), epsilon = static_cast<float>(constants.epsilon);
+    float const beta1 = static_cast<float>(constants.beta1), rest1 = static_cast<float>(1 - constants.beta1);
+    float const beta2 = static_cast<float>(constants.beta2), rest2 = static_cast<float>(1 - constants.beta2);
+    float const m_factor = static_cast<float>(now.learning_rate / now.first_correction);
+    float const v_factor = static_cast<float>(1 / now.second_correction);
+    float const decay = static_cast<float>(now.learning_rate * constants.weight_decay);
     float g[pack], w[pack], mean[pack], square[pack];
     load(gradient + at, left, packed, g);
     load(weight + at, left, packed, w);
@@ -47,11 +45,11 @@ struct AdamW {
     load(v + at, left, packed, square);
     MODULEFORMER_UNROLL
     for (int i = 0; i < pack; ++i) {
-      float const slope = static_cast<float>(factor) * g[i];
-      mean[i] = factors.beta1 * mean[i] + factors.rest1 * slope;
-      square[i] = factors.beta2 * square[i] + factors.rest2 * slope * slope;
-      float const deviation = std::sqrt(factors.v_factor * square[i]) + factors.epsilon;
-      w[i] -= factors.m_factor * mean[i] / deviation + factors.decay * w[i];
+      float const slope = clip * g[i];
+      mean[i] = beta1 * mean[i] + rest1 * slope;
+      square[i] = beta2 * square[i] + rest2 * slope * slope;
+      float const deviation = std::sqrt(v_factor * square[i]) + epsilon;
+      w[i] -= m_factor * mean[i] / deviation + decay * w[i];
     }
     store(thread, m + at, left, packed, mean);
     store(thread, v + at, left, packed, square);
