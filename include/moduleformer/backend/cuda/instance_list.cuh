@@ -54,7 +54,7 @@
   prefix template void gather_rows<S, P>(CudaBackend<S, P>&, Matrix<S const>, Vector<std::int32_t const>, Matrix<S>);  \
   prefix template void scatter_rows<S, P>(CudaBackend<S, P>&, Matrix<S const>, Vector<std::int32_t const>, Matrix<S>); \
   prefix template void append_rows<S, P>(CudaBackend<S, P>&, Vector<Sequence const>, Matrix<S const>, Matrix<S>);      \
-  prefix template void adamw<S, P>(CudaBackend<S, P>&, AdamWStep const&, Vector<double const>, Vector<float const>,    \
+  prefix template void adamw<S, P>(CudaBackend<S, P>&, AdamWConstants const&, Vector<AdamWStep const>, Vector<float const>, \
                                    Vector<float>, Vector<S>, Vector<float>, Vector<float>);                            \
   prefix template void squared_norm<S, P>(CudaBackend<S, P>&, Vector<float const>, Vector<double>);
 
@@ -62,7 +62,7 @@
   prefix template void softmax<S, P>(CudaBackend<S, P>&, Matrix<float const>, Matrix<float>, Vector<float>);           \
   prefix template void top_k<S, P>(CudaBackend<S, P>&, Matrix<float const>, Matrix<ExpertId>);                         \
   prefix template void sampled_top_k<S, P>(CudaBackend<S, P>&, Matrix<float const>, Matrix<float const>, Index,        \
-                                           RandomKey, Matrix<ExpertId>);                                               \
+                                           RandomSource, Matrix<ExpertId>);                                            \
   prefix template void gather_columns<S, P>(CudaBackend<S, P>&, Matrix<float const>, Matrix<ExpertId const>,           \
                                             Matrix<float>);                                                            \
   prefix template void sort_by_expert<S, P>(CudaBackend<S, P>&, Vector<ExpertId const>, Index, Vector<std::int32_t>,   \
