@@ -5,7 +5,7 @@
 
 #include <moduleformer/backend/arguments.hpp>
 #include <moduleformer/backend/buffer.hpp>
-#include <moduleformer/backend/cuda/memory.cuh>
+#include <moduleformer/backend/cuda/primitives.cuh>
 #include <moduleformer/core/math.hpp>
 #include <moduleformer/core/random.hpp>
 

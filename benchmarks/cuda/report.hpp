@@ -22,6 +22,8 @@ class Facts {
   void add(std::string const& key, std::string const& value) { items_.push_back({key, value, true}); }
   void add(std::string const& key, char const* value) { add(key, std::string(value)); }
 
+  void append(Facts const& others) { items_.insert(items_.end(), others.items_.begin(), others.items_.end()); }
+
   [[nodiscard]] std::string json() const {
     std::string out = "{";
     for (auto const& [key, value, text] : items_)
