@@ -17,7 +17,8 @@
   prefix template void expert_weight_gradient<S, P>(CudaBackend<S, P>&, RoutingPlan const&, Matrix<S const>, Rows,     \
                                                     Matrix<S const>, Rows, Index, TensorView<float, 3>);               \
   prefix template void cross_entropy<S, P>(CudaBackend<S, P>&, Matrix<S const>, Matrix<S const>,                       \
-                                           Vector<TokenId const>, double, Matrix<S>, Matrix<float>, Vector<double>);
+                                           Vector<TokenId const>, Vector<double const>, Matrix<S>, Matrix<float>,      \
+                                           Vector<double>);
 
 // Where S is not float, results in float are functions of their own.
 #define MODULEFORMER_CUDA_FLOAT_RESULTS(prefix, S, P)                                                                  \
