@@ -2,8 +2,8 @@
 // bench_primitives: each primitive of the CUDA backend in bfloat16 against the floor of that very shape, on this device:
 // medians by events, random data. --floors needs no device.
 
-#include "device.cuh"
-#include "primitives.hpp"
+#include "cuda/device.cuh"
+#include "cuda/primitives.hpp"
 
 #include <moduleformer/backend/cuda/cub_sort.cuh>
 

@@ -2,8 +2,8 @@
 // bench_model_cuda: a training step, a forward and decoding of a model with random weights in bfloat16, against the
 // floors of its shape on this device, with the number of kernels a layer. Options and keys are those of bench_model.
 
-#include "device.cuh"
-#include "model_report.hpp"
+#include "cuda/device.cuh"
+#include "cuda/model_report.hpp"
 
 namespace mf = moduleformer;
 
