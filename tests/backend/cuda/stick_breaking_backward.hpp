@@ -7,6 +7,7 @@
 #include <boost/test/unit_test.hpp>
 
 #include <algorithm>
+#include <cmath>
 #include <vector>
 
 namespace moduleformer::test {
@@ -84,7 +85,7 @@ BOOST_AUTO_TEST_CASE_TEMPLATE(large_logits, B, Backends) {
 // Keys and values that are one matrix, as are their gradients.
 BOOST_AUTO_TEST_CASE_TEMPLATE(shared_keys, B, Backends) {
   using S = typename B::Scalar;
-  for (Index const size : {40, 72}) {
+  for (Index const size : {40, 64, 72}) {
     auto const c = single(100, 100, 1, size, 2);
     auto in = stored_inputs<S>(c, 25);
     in.v = in.k;
@@ -100,22 +101,26 @@ BOOST_AUTO_TEST_CASE_TEMPLATE(shared_keys, B, Backends) {
 // Too little memory for every block's states: some blocks are computed again, with the same result.
 BOOST_AUTO_TEST_CASE_TEMPLATE(few_states, B, Backends) {
   using S = typename B::Scalar;
-  AttentionCase const c{{2, 8, 1, 0}, {{0, 100, 7, 400}, {100, 9, 407, 140}}, 109, 547};
-  auto const in = stored_inputs<S>(c, 28, -3);
-  auto const all = attend<B>(c, {true, true}, in, {.gradients = true});
-  for (Index const bytes : {1, 8000}) {
-    auto const few = attend<B>(c, {true, true}, in, {.gradients = true, .state_bytes = bytes});
-    BOOST_TEST((few.dq == all.dq && few.dk == all.dk && few.dv == all.dv));
+  for (Index const size : {8, 64, 72}) {
+    AttentionCase const c{{2, size, 1, 0}, {{0, 100, 7, 400}, {100, 9, 407, 140}}, 109, 547};
+    auto const in = stored_inputs<S>(c, 28, -3);
+    auto const all = attend<B>(c, {true, true}, in, {.gradients = true});
+    for (Index const bytes : {1, 8000}) {
+      auto const few = attend<B>(c, {true, true}, in, {.gradients = true, .state_bytes = bytes});
+      BOOST_TEST((few.dq == all.dq && few.dk == all.dk && few.dv == all.dv));
+    }
+    check_gradients<S>(all, reference(c, {true, true}, in));
   }
-  check_gradients<S>(all, reference(c, {true, true}, in));
 }
 
 // A prompt that two continuations share.
 BOOST_AUTO_TEST_CASE_TEMPLATE(sequences_may_share_keys, B, Backends) {
   using S = typename B::Scalar;
-  AttentionCase const c{{1, 12, 2, 0}, {{0, 3, 0, 80}, {3, 40, 0, 80}, {43, 5, 70, 30}}, 48, 100};
-  auto const in = stored_inputs<S>(c, 29);
-  check_gradients<S>(attend<B>(c, {false, true}, in, {.gradients = true}), reference(c, {false, true}, in));
+  for (Index const size : {12, 32}) {
+    AttentionCase const c{{1, size, 2, 0}, {{0, 3, 0, 80}, {3, 40, 0, 80}, {43, 5, 70, 30}}, 48, 100};
+    auto const in = stored_inputs<S>(c, 29);
+    check_gradients<S>(attend<B>(c, {false, true}, in, {.gradients = true}), reference(c, {false, true}, in));
+  }
 }
 
 BOOST_AUTO_TEST_CASE_TEMPLATE(bits_do_not_depend_on_packing, B, Backends) {
@@ -139,6 +144,29 @@ BOOST_AUTO_TEST_CASE_TEMPLATE(bits_do_not_depend_on_packing, B, Backends) {
     }
   }
   BOOST_TEST((separate.dq == together.dq));
+}
+
+// Keys of no sequence, and query rows of none, may hold anything.
+BOOST_AUTO_TEST_CASE_TEMPLATE(what_belongs_to_no_sequence_is_not_read, B, Backends) {
+  using S = typename B::Scalar;
+  for (Index const size : {12, 64, 72, 96})
+    for (Index const queries : {1, 30}) {
+      AttentionCase const c{{1, size, 2, 0}, {{3, queries, 10, 70}}, 90, 160};
+      auto clean = stored_inputs<S>(c, 37), in = clean;
+      auto const spoil = [&](Array<double, 2>& array, Index begin, Index end) {
+        for (Index row = 0; row < array.view().extent(0); ++row)
+          for (Index x = 0; x < size; ++x)
+            if (row < begin || row >= end) array(row, x) = std::nan("");
+      };
+      spoil(in.k, 10, 80);
+      spoil(in.v, 10, 80);
+      spoil(in.q, 6, 6 + 2 * queries);
+      spoil(in.dy, 6, 6 + 2 * queries);
+      auto const expected = reference(c, {true, true}, clean);
+      auto const found = attend<B>(c, {true, true}, in, {.gradients = true});
+      BOOST_TEST(relative_error(found.y, expected.y.values()) < forward_bound<S>);
+      check_gradients<S>(found, expected);
+    }
 }
 
 BOOST_AUTO_TEST_CASE_TEMPLATE(a_second_call_takes_no_memory, B, Backends) {

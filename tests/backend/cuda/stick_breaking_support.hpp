@@ -45,9 +45,11 @@ inline std::string describe(AttentionCase const& c, StickBreakingVariant variant
   return text.str();
 }
 
-/// Head sizes that bfloat16 has kernels of its own for; lengths around tiles of 64 and 128 rows and blocks of 64 keys.
+/// Head sizes that bfloat16 has kernels of its own for, and wide ones on tensor cores; lengths around tiles of 64 and 128 rows and blocks of 64 keys.
 inline std::vector<AttentionCase> tensor_cases() {
   std::vector<AttentionCase> cases;
+  cases.push_back(single(70, 70, 1, 136, 2));
+  cases.push_back(single(9, 70, 1, 1024, 1));
   for (Index const size : {32, 64, 96, 128}) {
     cases.push_back(single(1, 1, 1, size, 1));
     cases.push_back(single(65, 129, 2, size, 1));

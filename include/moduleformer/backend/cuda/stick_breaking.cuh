@@ -7,6 +7,7 @@
 #include <moduleformer/backend/backend.hpp>
 #include <moduleformer/backend/cuda/cuda.cuh>
 #include <moduleformer/backend/cuda/kernels/attention_float_product.cuh>
+#include <moduleformer/backend/cuda/kernels/attention_tensor_product.cuh>
 #include <moduleformer/backend/cuda/kernels/packs.cuh>
 #include <moduleformer/backend/cuda/kernels/stick_breaking.cuh>
 #include <moduleformer/backend/cuda/kernels/stick_breaking_tensor.cuh>
@@ -66,6 +67,14 @@ bool with_tensor_head(Index head_size, F f) {
   }
 }
 
+/// f<Product>() with the products for heads of any size: on tensor cores where rows of bfloat16 are aligned.
+template <CudaScalar S, class F>
+void with_attention_product(Index head_size, bool aligned, F f) {
+  if constexpr (std::is_same_v<S, bfloat16>)
+    if (aligned && head_size % 8 == 0) return f.template operator()<kernels::AttentionTensorProduct>();
+  f.template operator()<kernels::AttentionFloatProduct<S>>();
+}
+
 template <class Units>
 float attention_scale(Index head_size) {
   return static_cast<float>(double{Units::per_nat} / std::sqrt(static_cast<double>(head_size)));
@@ -106,16 +115,18 @@ void stick_breaking_forward(CudaBackend<S, P>& backend, StickBreakingVariant var
         }))
       return;
   }
-  using Kernel = kernels::StickBreakingForward<kernels::AttentionFloatProduct<S>, Units>;
   Scope const scope{backend.workspace()};
-  if (extents.head_size > Kernel::size) {
-    if constexpr (std::is_same_v<S, float>) call.sums = y.data();
-    else call.sums = backend.workspace().template allocate<float>(q.size()).data();
-  }
-  call.packed = extents.head_size % 4 == 0 && kernels::may_pack<4>(q.data(), k.data(), v.data(), y.data(), call.sums);
-  call.tiles = detail::most_tiles(shape, Kernel::size);
-  backend.launch(Kernel{call}, call.tiles * heads + detail::ceil_divide(shape.rows, Kernel::threads),
-                 Kernel::shared_floats * sizeof(float));
+  detail::with_attention_product<S>(extents.head_size, kernels::may_pack<8>(q.data(), k.data(), v.data(), y.data()), [&]<class Product>() {
+    using Kernel = kernels::StickBreakingForward<Product, Units>;
+    if (extents.head_size > Kernel::size) {
+      if constexpr (std::is_same_v<S, float>) call.sums = y.data();
+      else call.sums = backend.workspace().template allocate<float>(q.size()).data();
+    }
+    call.packed = extents.head_size % 4 == 0 && kernels::may_pack<4>(q.data(), k.data(), v.data(), y.data(), call.sums);
+    call.tiles = detail::most_tiles(shape, Kernel::size);
+    backend.launch(Kernel{call}, call.tiles * heads + detail::ceil_divide(shape.rows, Kernel::threads),
+                   Kernel::shared_floats * sizeof(float));
+  });
 }
 
 }  // namespace moduleformer

@@ -63,8 +63,8 @@ void attend_backward(CudaBackend<S, P>& backend, StickBreakingVariant variant, A
     backend.launch(queries, call.template query_blocks<decltype(queries)::threads>(), query_bytes);
     backend.launch(keys, call.key_blocks(), key_bytes);
   };
+  bool const aligned = kernels::may_pack<8>(dy.data(), q.data(), k.data(), v.data(), dq.data(), dk.data(), dv.data());
   if constexpr (std::is_same_v<S, bfloat16>) {
-    bool const aligned = kernels::may_pack<8>(dy.data(), q.data(), k.data(), v.data(), dq.data(), dk.data(), dv.data());
     if (aligned && with_tensor_head(extents.head_size, [&](auto d) {
           using Queries = kernels::StickBreakingTensorQueryGradient<d>;
           using Keys = kernels::StickBreakingTensorKeyGradient<d>;
@@ -72,23 +72,24 @@ void attend_backward(CudaBackend<S, P>& backend, StickBreakingVariant variant, A
         }))
       return;
   }
-  using Product = kernels::AttentionFloatProduct<S>;
-  using Queries = kernels::StickBreakingQueryGradient<Product, Units>;
-  using Keys = kernels::StickBreakingKeyGradient<Product, Units>;
-  if (extents.head_size > Queries::size) {
-    auto const sums_of = [&](Matrix<S> result) {
-      if constexpr (std::is_same_v<S, float>) return result.data();
-      else return workspace.template allocate<float>(result.size()).data();
-    };
-    call.dq_sums = sums_of(dq);
-    call.dk_sums = sums_of(dk);
-    call.dv_sums = dk.data() == dv.data() ? call.dk_sums : sums_of(dv);
-  }
-  call.packed = extents.head_size % 4 == 0 &&
-                kernels::may_pack<4>(dy.data(), q.data(), k.data(), v.data(), dq.data(), dk.data(), dv.data(), call.dq_sums,
-                                     call.dk_sums, call.dv_sums);
-  constexpr std::size_t bytes = Queries::shared_floats * sizeof(float);
-  launch(Queries{{call}}, Keys{{call}}, bytes, bytes);
+  with_attention_product<S>(extents.head_size, aligned, [&]<class Product>() {
+    using Queries = kernels::StickBreakingQueryGradient<Product, Units>;
+    using Keys = kernels::StickBreakingKeyGradient<Product, Units>;
+    if (extents.head_size > Queries::size) {
+      auto const sums_of = [&](Matrix<S> result) {
+        if constexpr (std::is_same_v<S, float>) return result.data();
+        else return workspace.template allocate<float>(result.size()).data();
+      };
+      call.dq_sums = sums_of(dq);
+      call.dk_sums = sums_of(dk);
+      call.dv_sums = dk.data() == dv.data() ? call.dk_sums : sums_of(dv);
+    }
+    call.packed = extents.head_size % 4 == 0 &&
+                  kernels::may_pack<4>(dy.data(), q.data(), k.data(), v.data(), dq.data(), dk.data(), dv.data(), call.dq_sums,
+                                       call.dk_sums, call.dv_sums);
+    constexpr std::size_t bytes = Queries::shared_floats * sizeof(float);
+    launch(Queries{{call}}, Keys{{call}}, bytes, bytes);
+  });
 }
 
 }  // namespace detail

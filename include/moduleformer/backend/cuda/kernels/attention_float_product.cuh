@@ -72,9 +72,19 @@ struct AttentionFloatProduct {
     }
   }
 
+  /// A block of scores, or its transpose, as the left side of a product.
+  template <bool transposed>
+  struct Weights {
+    float const* scores;
+  };
+  template <bool transposed, class Thread>
+  static MODULEFORMER_DEVICE Weights<transposed> take(Thread const&, float const* scores) {
+    return {scores};
+  }
+
   /// v: rows of the head from the first of 64 columns on, of which `width` exist.
   template <bool transposed, class Thread>
-  static MODULEFORMER_DEVICE void weighted(Thread const& thread, float* staging, float const* weights, HeadRows<S> v,
+  static MODULEFORMER_DEVICE void weighted(Thread const& thread, float* staging, Weights<transposed> const& weights, HeadRows<S> v,
                                            int width, Sums& sums) {
     for (int first = 0; first < v.end; first += depth) {
       thread.sync();
@@ -91,9 +101,9 @@ struct AttentionFloatProduct {
         int const own = thread.index() / 16 * 4;
         if constexpr (transposed) {
           MODULEFORMER_UNROLL
-          for (int i = 0; i < 4; ++i) l[i] = weights[place(first + k, own + i)];
+          for (int i = 0; i < 4; ++i) l[i] = weights.scores[place(first + k, own + i)];
         } else {
-          load<4>(weights + place(own, first + k), 4, true, l);
+          load<4>(weights.scores + place(own, first + k), 4, true, l);
         }
         load<4>(staging + k * pitch + thread.index() % 16 * 4, 4, true, r);
         add_products(l, r, sums);

@@ -106,10 +106,11 @@ struct StickBreakingForward {
       MODULEFORMER_UNROLL
       for (int j = 0; j < run_keys; ++j) scores[Product::place(row, run + j)] = x[j];
       alive = thread.sync_or(row < tile.rows && !(log_stick < call.log_bound));  // NaN goes on
+      auto const weights = Product::template take<false>(thread, scores);
       for (int c = 0; c < d; c += size) {
         if (d > size) load_sums(thread, tile, place, c, first, out);
         HeadRows<S> const values{all_values + oldest * stride + c, stride, 0, keys, call.packed};
-        Product::template weighted<false>(thread, staging, scores, values, d - c, out);
+        Product::weighted(thread, staging, weights, values, d - c, out);
         if (d > size) store_sums(thread, tile, place, c, out);
       }
     }

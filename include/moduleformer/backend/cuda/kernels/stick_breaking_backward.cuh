@@ -110,10 +110,11 @@ struct StickBreakingQueryGradient : StickBreakingBackwardBase<Product, Units> {
       this->visit(thread, tile, column, base, staging, scores, values, row, x, score);
       MODULEFORMER_UNROLL
       for (int j = 0; j < run_keys; ++j) scores[Product::place(own_row, run + j)] = score[j];
+      thread.sync();
+      auto const weights = Product::template take<false>(thread, scores);
       for (int c = 0; c < d; c += size) {
         if (d > size) load_sums(thread, tile, column, c, block == first_block, sums);
-        Product::template weighted<false>(thread, staging, scores, this->block_rows(call.k, tile.sequence, base, newest, column + c),
-                                          d - c, sums);
+        Product::weighted(thread, staging, weights, this->block_rows(call.k, tile.sequence, base, newest, column + c), d - c, sums);
         if (d > size)
           this->for_places(thread, 0, tile.rows, c, sums, [&](int i, int at, int left, auto& part) {
             store(call.dq_sums + (tile.matrix_row() + i) * stride + column + at, left, call.packed, part);
@@ -234,15 +235,16 @@ struct StickBreakingKeyGradient : StickBreakingBackwardBase<Product, Units> {
         scores[Product::place(own_row, run + j)] = j == own ? x[j] + rest : x[j];
         values[Product::place(own_row, run + j)] = score[j];
       }
+      thread.sync();
+      auto const weights = Product::template take<true>(thread, scores);
+      auto const dl = Product::template take<true>(thread, values);
       for (int c = 0; c < d; c += size) {
         if (d > size) {
           Product::clear(key_sums);
           Product::clear(value_sums);
         }
-        Product::template weighted<true>(thread, staging, scores, this->rows(call.dy, tile.matrix_row(), part.column + c, 0, tile.rows),
-                                         d - c, value_sums);
-        Product::template weighted<true>(thread, staging, values, this->rows(call.q, tile.matrix_row(), part.column + c, 0, tile.rows),
-                                         d - c, key_sums);
+        Product::weighted(thread, staging, weights, this->rows(call.dy, tile.matrix_row(), part.column + c, 0, tile.rows), d - c, value_sums);
+        Product::weighted(thread, staging, dl, this->rows(call.q, tile.matrix_row(), part.column + c, 0, tile.rows), d - c, key_sums);
         if (d > size) {
           add_sums(thread, part, call.dv_sums, c, 1.0f, value_sums);
           add_sums(thread, part, call.dk_sums, c, call.scale, key_sums);
@@ -257,29 +259,33 @@ struct StickBreakingKeyGradient : StickBreakingBackwardBase<Product, Units> {
     if constexpr (!sums_are_results) {
       Sums zeros;
       Product::clear(zeros);
-      for (int c = 0; c < call.shape.head_size; c += size)
-        for (float* const to : {call.dk_sums, call.dv_sums})
-          this->for_places(thread, 0, part.rows, c, zeros, [&](int i, int at, int left, auto& four) {
-            store(to + (part.first_key + i) * call.shape.stride() + part.column + at, left, call.packed, four);
-          });
+      auto const zero = [&](float* sums, int c) {
+        this->for_places(thread, 0, part.rows, c, zeros, [&](int i, int at, int left, auto& some) {
+          store(sums + (part.first_key + i) * call.shape.stride() + part.column + at, left, call.packed, some);
+        });
+      };
+      for (int c = 0; c < call.shape.head_size; c += size) {
+        zero(call.dk_sums, c);
+        zero(call.dv_sums, c);
+      }
     }
   }
   template <class Thread>
   MODULEFORMER_DEVICE void load_sums(Thread const& thread, Part const& part, float const* sums, int c, Sums& to) const {
-    this->for_places(thread, 0, part.rows, c, to, [&](int i, int at, int left, auto& four) {
-      load(sums + (part.first_key + i) * call.shape.stride() + part.column + at, left, call.packed, four);
+    this->for_places(thread, 0, part.rows, c, to, [&](int i, int at, int left, auto& some) {
+      load(sums + (part.first_key + i) * call.shape.stride() + part.column + at, left, call.packed, some);
     });
   }
   /// to += factor sums.
   template <class T, class Thread>
   MODULEFORMER_DEVICE void add_sums(Thread const& thread, Part const& part, T* to, int c, float factor, Sums& sums) const {
-    this->for_places(thread, 0, part.rows, c, sums, [&](int i, int at, int left, auto& four) {
+    this->for_places(thread, 0, part.rows, c, sums, [&](int i, int at, int left, auto& some) {
       T* const place = to + (part.first_key + i) * call.shape.stride() + part.column + at;
-      constexpr int count = sizeof(four) / sizeof(float);
+      constexpr int count = sizeof(some) / sizeof(float);
       float there[count];
       load(place, left, call.packed, there);
       MODULEFORMER_UNROLL
-      for (int j = 0; j < count; ++j) there[j] += factor * four[j];
+      for (int j = 0; j < count; ++j) there[j] += factor * some[j];
       store(place, left, call.packed, there);
     });
   }
