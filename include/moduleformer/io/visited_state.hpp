@@ -6,6 +6,7 @@
 // that calls v("key", x) for each value: bool, an integer, a float or double, a std::string, a
 // Vector<S> of host memory, or another visitable (its keys get the prefix "key."). It may have
 //   static constexpr std::string_view file_stem  ("trainer" otherwise).
+// Vectors of other memory have read(first, span) and, to be loaded, write(first, span) (backend/remote_vector.hpp).
 
 #include <moduleformer/core/error.hpp>
 #include <moduleformer/core/tensor_view.hpp>
@@ -14,11 +15,14 @@
 
 #include <nlohmann/json.hpp>
 
+#include <algorithm>
 #include <cmath>
+#include <cstddef>
 #include <cstdint>
 #include <filesystem>
 #include <limits>
 #include <set>
+#include <span>
 #include <string>
 #include <string_view>
 #include <type_traits>
@@ -38,6 +42,9 @@ template <class T>
 inline constexpr bool is_vector = false;
 template <class S>
 inline constexpr bool is_vector<TensorView<S, 1>> = true;
+template <class T>
+inline constexpr bool is_remote_vector =
+    requires(T const& x, std::span<typename T::Element> host) { x.read(Index{}, host); };
 
 }  // namespace detail
 
@@ -70,6 +77,12 @@ class StateWriter {
     if constexpr (is_vector<Value>) {
       using S = std::remove_const_t<typename Value::Element>;
       tensors.push_back(output_tensor<S>(std::move(name), storage_type_of<S>, {value.size()}, value.data()));
+    } else if constexpr (is_remote_vector<Value>) {
+      using S = typename Value::Element;
+      auto store = [value](Index first, std::span<std::byte> bytes) {
+        value.read(first, {reinterpret_cast<S*>(bytes.data()), bytes.size() / sizeof(S)});
+      };
+      tensors.push_back({std::move(name), storage_type_of<S>, {value.size()}, std::move(store)});
     } else if constexpr (std::is_floating_point_v<Value>) {
       add(name, json_number(static_cast<double>(value)));
     } else if constexpr (std::is_arithmetic_v<Value> || std::is_same_v<Value, std::string>) {
@@ -105,7 +118,14 @@ class StateReader {
     using Value = std::remove_cvref_t<T>;
     std::string const name = prefix_ + std::string(key);
     if constexpr (is_vector<Value>) {
-      read_vector(name, value);
+      using S = typename Value::Element;
+      static_assert(!std::is_const_v<S>, "moduleformer: a state that is loaded visits vectors that can be written");
+      StoredTensor const& tensor = checked_tensor<S>(name, value.size());
+      if (takes_) convert_elements<S, S>(tensor.data(), reinterpret_cast<std::byte*>(value.data()), tensor.size);
+    } else if constexpr (is_remote_vector<Value>) {
+      using S = typename Value::Element;
+      StoredTensor const& tensor = checked_tensor<S>(name, value.size());
+      if (takes_) write_remote<S>(tensor, value);
     } else if constexpr (std::is_arithmetic_v<Value> || std::is_same_v<Value, std::string>) {
       auto const place = numbers_.find(name);
       if (place == numbers_.end()) fail<FormatError>(file_.path(), ": the state has no key ", quoted_name(name));
@@ -130,16 +150,26 @@ class StateReader {
   }
 
  private:
+  /// The same bits as saved, or nothing.
   template <class S>
-  void read_vector(std::string const& name, Vector<S> value) {
-    static_assert(!std::is_const_v<S>, "moduleformer: a state that is loaded visits vectors that can be written");
+  StoredTensor const& checked_tensor(std::string const& name, Index size) {
     StoredTensor const& tensor = file_.at(name);
     seen_.insert(name);
-    // The same bits as saved, or nothing.
     if (tensor.data_type.type != storage_type_of<S>)
       fail<FormatError>(tensor.where(), ": expected ", data_type_name(storage_type_of<S>), ", found ", tensor.data_type.name);
-    tensor.expect_shape(std::vector<Index>{value.size()});
-    if (takes_) convert_elements<S, S>(tensor.data(), reinterpret_cast<std::byte*>(value.data()), tensor.size);
+    tensor.expect_shape(std::vector<Index>{size});
+    return tensor;
+  }
+
+  template <class S, class Remote>
+  static void write_remote(StoredTensor const& tensor, Remote const& value) {
+    constexpr Index most = Index{1} << 20;
+    std::vector<S> part(static_cast<std::size_t>(std::min(most, value.size())));
+    for (Index first = 0; first < value.size(); first += most) {
+      Index const count = std::min(most, value.size() - first);
+      convert_elements<S, S>(tensor.data() + first * static_cast<Index>(sizeof(S)), reinterpret_cast<std::byte*>(part.data()), count);
+      value.write(first, std::span<S const>(part).first(static_cast<std::size_t>(count)));
+    }
   }
 
   template <class Value>

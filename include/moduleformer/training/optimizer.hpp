@@ -7,11 +7,13 @@
 
 #include <moduleformer/backend/backend.hpp>
 #include <moduleformer/backend/buffer.hpp>
+#include <moduleformer/backend/remote_vector.hpp>
 #include <moduleformer/core/platform.hpp>
 #include <moduleformer/nn/parameters.hpp>
 #include <moduleformer/training/visit_checked.hpp>
 
 #include <cmath>
+#include <memory>
 #include <string>
 #include <string_view>
 
@@ -91,17 +93,19 @@ class AdamWState {
   [[nodiscard]] Index size() const { return first_.size(); }
 
   /// visit("m.<parameter>", values) and visit("v.<parameter>", values) for each segment with trainable rows;
-  /// where those are not all rows, the name ends in [first:end].
+  /// where those are not all rows, the name ends in [first:end]. On a device the values are RemoteVectors; what was
+  /// asked of the device must be done.
   template <class Self, class Visitor>
   static void visit(Self& self, ParameterTable const& table, Visitor&& visit) {
+    std::shared_ptr<B> backend;
+    if constexpr (!has_host_memory<B>) backend = std::make_shared<B>(1);
     for (Segment const& s : table.segments()) {
       if (s.trainable_size() == 0) continue;
       std::string rows;
       if (s.trainable_end - s.trainable_begin != s.rows())
         rows = '[' + std::to_string(s.trainable_begin) + ':' + std::to_string(s.trainable_end) + ']';
-      auto m = self.first(s), v = self.second(s);
-      visit(std::string_view("m." + s.name + rows), m);
-      visit(std::string_view("v." + s.name + rows), v);
+      visit_vector(visit, "m." + s.name + rows, backend, self.first(s));
+      visit_vector(visit, "v." + s.name + rows, backend, self.second(s));
     }
   }
 
