@@ -11,8 +11,10 @@
 
 namespace moduleformer::test {
 
+template <class B>
+using ModelOn = CausalLM<dynamic_shape, dynamic_policies, B>;
 template <class S>
-using SmallModel = CausalLM<dynamic_shape, dynamic_policies, Cpu<S>>;
+using SmallModel = ModelOn<Cpu<S>>;
 
 /// A name for messages, the attention policy's name, and whether keys are shared.
 struct Variant {
@@ -22,8 +24,8 @@ struct Variant {
 inline std::vector<Variant> const variants{{"inclusive"},        {"inclusive_remainder"}, {"strict"},
                                            {"strict_remainder"}, {"inclusive", true},     {"strict_remainder", true}};
 
-template <class S>
-SmallModel<S> small_model(Variant const& variant, std::uint64_t seed = 3) {
+template <class B>
+ModelOn<B> model_on(Variant const& variant, std::uint64_t seed = 3) {
   Config config;
   config.vocab_size = 23;
   config.hidden_size = 12;
@@ -33,7 +35,11 @@ SmallModel<S> small_model(Variant const& variant, std::uint64_t seed = 3) {
   config.feed_forward = {7, 3, 10};
   dynamic_policies policies;
   expects(choose_policy(policies.attention, variant.attention), "no such attention: ", variant.attention);
-  return SmallModel<S>::random(seed, config, {.initializer_range = 0.5}, policies);
+  return ModelOn<B>::random(seed, config, {.initializer_range = 0.5}, policies);
+}
+template <class S>
+SmallModel<S> small_model(Variant const& variant) {
+  return model_on<Cpu<S>>(variant);
 }
 
 /// n ids below 23, different for each seed.

@@ -1,50 +1,13 @@
 // SPDX-License-Identifier: MIT
 // A run that is stopped anywhere and resumed from weights and visited state ends in the same bits.
 
-#include "training/support.hpp"
+#include "training/resume.hpp"
 
 #include <boost/test/unit_test.hpp>
 
 namespace mf = moduleformer;
 using namespace mf::test;
 using mf::Index;
-
-namespace {
-
-template <class Model>
-auto make_trainer(Model& model, mf::TrainerOptions options = {.threads = 2, .seed = 8}) {
-  return mf::Trainer{model, mf::AdamW{.learning_rate = 2e-2}, mf::WarmupStableDecay{.warmup = 2, .total = 7, .decay = 3}, options};
-}
-
-template <class Trainer>
-void run(Trainer& trainer, Index until) {
-  for (auto const& batch : tiny_batches(until, trainer.steps())) trainer.step(batch);
-}
-
-template <class Model>
-void check_resumed_run() {
-  auto whole = Model::random(4, random_settings);
-  auto trainer = make_trainer(whole);
-  run(trainer, 7);
-  auto const expected = StoredState::of(trainer);
-  for (Index stop : {0, 1, 4, 6}) {
-    auto first = Model::random(4, random_settings);
-    auto interrupted = make_trainer(first);
-    run(interrupted, stop);
-    auto const state = StoredState::of(interrupted);
-
-    auto second = Model::random(99, random_settings);
-    set_weights(second, weights(first));
-    auto resumed = make_trainer(second, {.threads = 1, .seed = 8});
-    state.into(resumed);
-    BOOST_TEST(resumed.steps() == stop);
-    run(resumed, 7);
-    BOOST_TEST(same_bits(weights(whole), weights(second)));
-    BOOST_TEST((StoredState::of(resumed).values == expected.values));
-  }
-}
-
-}  // namespace
 
 BOOST_AUTO_TEST_CASE(float_run_resumes_bit_for_bit) { check_resumed_run<mf::CausalLM<tiny_shape>>(); }
 

@@ -8,6 +8,7 @@
 
 #include <cstring>
 #include <map>
+#include <span>
 #include <stdexcept>
 #include <string>
 #include <string_view>
@@ -36,22 +37,34 @@ inline ByteBatches tiny_batches(Index steps, Index begin_step = 0) {
                                                    .begin_step = begin_step});
 }
 
-/// Every weight of a model.
+/// One tensor of a model, or all one after the other, wherever they lie.
 template <class Model>
-std::vector<typename Model::Scalar> weights(Model const& model) {
-  std::vector<typename Model::Scalar> all;
+std::vector<typename Model::Accumulator> weights(Model const& model, std::size_t segment) {
+  typename Model::BackendType backend(1);
+  std::vector<typename Model::Accumulator> values(static_cast<std::size_t>(model.table()[segment].size()));
+  to_host(backend, model.values(segment), values.data());
+  return values;
+}
+template <class Model>
+std::vector<typename Model::Accumulator> weights(Model const& model) {
+  std::vector<typename Model::Accumulator> all;
   for (std::size_t i = 0; i < model.table().count(); ++i) {
-    auto const values = model.values(i);
+    auto const values = weights(model, i);
     all.insert(all.end(), values.begin(), values.end());
   }
   return all;
 }
 
 template <class Model>
-void set_weights(Model& model, std::vector<typename Model::Scalar> const& all) {
-  auto from = all.begin();
-  for (std::size_t i = 0; i < model.table().count(); ++i)
-    for (auto& value : model.writable(i)) value = *from++;
+void set_weights(Model& model, std::size_t segment, typename Model::Accumulator const* from) {
+  typename Model::BackendType backend(1);
+  from_host(backend, from, model.writable(segment));
+  model.refresh(backend);
+}
+template <class Model>
+void set_weights(Model& model, std::vector<typename Model::Accumulator> const& all) {
+  auto const* from = all.data();
+  for (std::size_t i = 0; i < model.table().count(); from += model.table()[i++].size()) set_weights(model, i, from);
 }
 
 /// Bits, not values: NaN is itself and -0 is not 0.
@@ -67,13 +80,22 @@ struct StoredState {
 
   template <class T>
   static constexpr bool is_tensor = !std::is_arithmetic_v<T> && !std::is_same_v<T, std::string>;
+  template <class T>
+  static constexpr bool is_remote = requires(T& x, std::span<typename T::Element> host) { x.read(Index{}, host); };
 
   template <class Visitable>
   static StoredState of(Visitable const& visitable) {
     StoredState state;
     Visitable::visit(visitable, [&state]<class T>(std::string_view key, T& x) {
-      if constexpr (is_tensor<T>) state.values[std::string(key)] = std::vector(x.begin(), x.end());
-      else state.values[std::string(key)] = x;
+      if constexpr (is_remote<T>) {
+        std::vector<typename T::Element> host(static_cast<std::size_t>(x.size()));
+        x.read(0, host);
+        state.values[std::string(key)] = host;
+      } else if constexpr (is_tensor<T>) {
+        state.values[std::string(key)] = std::vector(x.begin(), x.end());
+      } else {
+        state.values[std::string(key)] = x;
+      }
     });
     return state;
   }
@@ -84,9 +106,10 @@ struct StoredState {
       auto const found = values.find(key);
       if (found == values.end()) throw std::runtime_error("no state " + std::string(key));
       if constexpr (is_tensor<T>) {
-        auto const& from = std::get<std::vector<std::remove_cvref_t<decltype(x[0])>>>(found->second);
+        auto const& from = std::get<std::vector<std::remove_const_t<typename T::Element>>>(found->second);
         if (static_cast<Index>(from.size()) != x.size()) throw std::runtime_error("size of " + std::string(key));
-        std::copy(from.begin(), from.end(), x.data());
+        if constexpr (is_remote<T>) x.write(0, from);
+        else std::copy(from.begin(), from.end(), x.data());
       } else {
         x = std::get<T>(found->second);
       }
