@@ -1,17 +1,35 @@
 #!/bin/sh
 # SPDX-License-Identifier: MIT
-# sh benchmarks/cuda/run.sh [FOLDER [OUTPUT]]: runs every CUDA benchmark of FOLDER (default: the build's bin/, else the folder
-# of this script) and writes OUTPUT/cuda-<device>-<date>.md (default: benchmarks/results/, else FOLDER). Exits with 77
-# where there is no device. MODULEFORMER_COMMIT: the commit that the results name. QUICK=1: the model at 16k tokens only.
+# sh benchmarks/cuda/run.sh [FOLDER [OUTPUT]]: runs every CUDA benchmark and writes OUTPUT/cuda-<device>-<date>.md (default:
+# benchmarks/results/, else FOLDER). The programs are those of FOLDER; without it those of build/cuda, or else nvcc alone
+# makes them (no CMake, no other library). Exits with 77 where there is no device. MODULEFORMER_COMMIT: the commit that
+# the results name. QUICK=1: the model at 16k tokens only.
 set -eu
 here=$(cd "$(dirname "$0")" && pwd)
-folder=${1:-$here}
-if [ $# -eq 0 ] && [ -d "$here/../../build/cuda/bin" ]; then
-  folder=$here/../../build/cuda/bin
+root=$here/../..
+if [ $# -ge 1 ]; then
+  folder=$1
+elif [ -x "$here/bench_primitives" ]; then
+  folder=$here
+elif [ -x "$root/build/cuda/bin/bench_primitives" ]; then
+  folder=$root/build/cuda/bin
+else
+  folder=$root/build/cuda-benchmarks
+  mkdir -p "$folder"
+  nvcc=$(command -v nvcc || echo /usr/local/cuda/bin/nvcc)
+  for name in primitives model_cuda; do # minutes, at once
+    "$nvcc" -std=c++20 --expt-relaxed-constexpr -O2 -arch="${ARCHITECTURE:-native}" -I"$root/include" "$root/benchmarks/$name.cu" \
+      -o "$folder/bench_$name" -ldl &
+  done
+  wait
 fi
 output=${2:-$folder}
 if [ $# -lt 2 ] && [ -d "$here/../results" ]; then
   output=$here/../results
+fi
+if [ -z "${MODULEFORMER_COMMIT-}" ] && [ ! -f "$folder/commit" ] && git -C "$here" describe --always --dirty >/dev/null 2>&1; then
+  MODULEFORMER_COMMIT=$(git -C "$here" describe --always --dirty)
+  export MODULEFORMER_COMMIT
 fi
 if [ -z "${MODULEFORMER_COMMIT-}" ] && [ -f "$folder/commit" ]; then
   MODULEFORMER_COMMIT=$(cat "$folder/commit")
