@@ -44,11 +44,16 @@ mf::Batch batch(Index step, Index rows, Index tokens) {
 }
 
 template <class B>
-std::vector<double> losses(Index steps, double dropout, bool record = false) {
+std::vector<double> losses(Index steps, double dropout, bool record = false, bool late = false) {
   auto model = Model<B>::random(3, {.aux_loss_weight = 1e-2, .residual_dropout = dropout});
-  mf::Trainer trainer{model, mf::AdamW{.learning_rate = 1e-2}, mf::Constant{}, {.threads = 1, .seed = 9, .record_steps = record}};
+  mf::Trainer trainer{model, mf::AdamW{.learning_rate = 1e-2}, mf::Constant{}, {.threads = 1, .seed = 9, .record_steps = record, .late_reports = late}};
   std::vector<double> all;
-  for (Index i = 0; i < steps; ++i) all.push_back(trainer.step(batch(i, 2, 12)).total);
+  for (Index i = 0; i < steps; ++i) {
+    mf::StepReport const report = trainer.step(batch(i, 2, 12));
+    BOOST_TEST(report.step == (late ? i : i + 1));
+    if (report.step > 0) all.push_back(report.total);
+  }
+  if (late) all.push_back(trainer.finish().total);
   return all;
 }
 
@@ -129,5 +134,6 @@ BOOST_AUTO_TEST_CASE(the_same_bits_again_and_recorded) {
   auto const expected = losses<B>(6, 0.1);
   BOOST_TEST(losses<B>(6, 0.1) == expected);
   BOOST_TEST(losses<B>(6, 0.1, true) == expected);
-  BOOST_TEST(losses<Cpu>(3, 0.1, true) == losses<Cpu>(3, 0.1));  // nothing to record
+  BOOST_TEST(losses<B>(6, 0.1, true, true) == expected);
+  BOOST_TEST(losses<Cpu>(3, 0.1, true, true) == losses<Cpu>(3, 0.1));  // nothing to record
 }

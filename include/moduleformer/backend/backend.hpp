@@ -9,8 +9,8 @@
 // sums, router arithmetic, gradients, moments and the weights that train. On the CPU they are one type.
 //
 // Order of arguments: backend, sizes and policies, inputs, outputs. Every sum runs in an order that
-// depends on shapes only, so the bits do not depend on the number of threads. No primitive but to_host
-// gives the host a number, so that a backend may run behind the host: losses and norms land in its memory.
+// depends on shapes only, so the bits do not depend on the number of threads. No primitive but to_host and a
+// mailbox gives the host a number, so that a backend may run behind the host: losses and norms land in its memory.
 
 #include <moduleformer/backend/arguments.hpp>
 #include <moduleformer/backend/workspace.hpp>
@@ -50,6 +50,7 @@ concept Memory = requires(B& b, Vector<typename B::Scalar> x, Vector<typename B:
   typename B::Scalar;                                          // S
   typename B::Accumulator;                                     // A
   typename B::Memory;                                          // allocate / deallocate
+  typename B::Mailbox;                                         // send(b, numbers), receive() later: backend/mailbox.hpp
   { b.workspace() } -> std::same_as<Workspace<typename B::Memory>&>;
   fill(b, x, typename B::Scalar{});                            // x = value
   fill(b, a, typename B::Accumulator{});

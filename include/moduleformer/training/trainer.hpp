@@ -28,6 +28,9 @@ struct TrainerOptions {
   bool accept_other_numbers = false;  // a stored state may come from other optimizer and schedule numbers
   // Where the backend can (CUDA graphs), record a step's work and repeat it while batches keep their sizes.
   bool record_steps = false;
+  // step() does not wait for the backend and returns what the step before it did (nothing, step 0, for the first); a
+  // step that fails is reported one later, having changed nothing, and checkpoints wait. finish() brings the last report.
+  bool late_reports = false;
 };
 
 /// What one step did. Losses are those before its update.
@@ -84,41 +87,41 @@ class Trainer {
 
   /// One step on micro-batches that together form one batch. Throws Error, with weights and optimizer as they
   /// were, for batches that do not fit, without a label that counts, and when a loss or gradient is not finite.
-  /// The host waits for the backend once, at the end: an update that is not finite changes nothing there.
+  /// The host waits for the backend at the end at the earliest: an update that is not finite changes nothing there.
   StepReport step(std::span<Batch const> micro_batches) {
-    StepReport report = check(micro_batches);
-    GradientScale const scale{.counted = static_cast<double>(report.counted),
-                              .auxiliary = 1 / static_cast<double>(micro_batches.size())};
+    Pending& now = next_;
+    now.report = check(micro_batches);
+    now.counted.clear();
+    now.scale = {.counted = static_cast<double>(now.report.counted), .auxiliary = 1 / static_cast<double>(micro_batches.size())};
     B& backend = session_.backend();
     auto const losses = losses_of(micro_batches.size());
-    counted_.clear();
+    now.report.learning_rate = optimizer_.learning_rate * static_cast<double>(schedule_.factor(steps_));
+    AdamWStep const numbers = optimizer_.step_numbers(now.report.learning_rate, now.report.step);
+    from_host(backend, &numbers, step_numbers_.view());
     fill(backend, gradient_.values(), A(0));
     for (std::size_t i = 0; i < micro_batches.size(); ++i) {
       session_.random = detail::step_key(options_.seed, steps_, static_cast<Index>(i));
-      counted_.push_back(model_->accumulate_gradients(session_, micro_batches[i], gradient_, scale, true,
-                                                      losses.rows(2 * static_cast<Index>(i), 2),
-                                                      options_.record_steps ? &recorded_[i] : nullptr));
-      report.tokens += session_.packed.tokens();
+      now.counted.push_back(model_->accumulate_gradients(session_, micro_batches[i], gradient_, now.scale, true,
+                                                         losses.rows(2 * static_cast<Index>(i), 2),
+                                                         options_.record_steps ? &recorded_[i] : nullptr));
+      now.report.tokens += session_.packed.tokens();
     }
-    report.learning_rate = optimizer_.learning_rate * static_cast<double>(schedule_.factor(steps_));
-    AdamWStep const numbers = optimizer_.step_numbers(report.learning_rate, report.step);
-    from_host(backend, &numbers, step_numbers_.view());
-    auto const work = [&] {
-      measure_gradient(backend, optimizer_, model_->table(), gradient_, losses, numbers_.view().rows(0, 1), step_numbers_.view());
-      update(backend, optimizer_, step_numbers_.view(), gradient_, moments_, *model_);
-    };
-    if (options_.record_steps) {
-      std::uint64_t const key[] = {model_->serial_number(), micro_batches.size(),
-                                   reinterpret_cast<std::uintptr_t>(numbers_.data())};
-      recorded_update_(backend, key, work);
-    } else {
-      work();
-    }
-    read(report, micro_batches, scale);
-    steps_ = report.step;
-    if (checkpoint_ && steps_ % checkpoint_every_ == 0) checkpoint_(report);
+    update_weights(losses);
+    steps_ = now.report.step;
+    bool const checkpoint = checkpoint_ && steps_ % checkpoint_every_ == 0;
+    if (options_.late_reports) now.batches.assign(micro_batches.begin(), micro_batches.end());
+    StepReport before = finish();
+    std::swap(pending_, next_);
+    is_pending_ = true;
+    mailbox_.send(backend, Vector<double const>(numbers_.view().rows(0, losses.size() + 1)));
+    if (options_.late_reports && !checkpoint) return before;
+    StepReport const report = receive(options_.late_reports ? std::span<Batch const>(pending_.batches) : micro_batches);
+    if (checkpoint) checkpoint_(report);
     return report;
   }
+
+  /// With late_reports: waits for the last step and returns what it did; step 0 if that is known already.
+  StepReport finish() { return is_pending_ ? receive(pending_.batches) : StepReport{}; }
 
   /// Calls back after every `every`-th step, when weights and state are those of a complete step.
   void on_checkpoint(Index every, std::function<void(StepReport const&)> callback) {
@@ -171,35 +174,61 @@ class Trainer {
     Index const count = 2 * static_cast<Index>(micro_batches);
     if (numbers_.size() < count + 1) {
       numbers_ = Buffer<double, typename B::Memory>(count + 1);
-      host_numbers_.resize(static_cast<std::size_t>(count + 1));
-      counted_.reserve(micro_batches);
       if (options_.record_steps) recorded_.resize(micro_batches);
     }
     return numbers_.view().rows(1, count);
   }
 
-  /// Brings a step's numbers to the host; throws Error if one is not finite.
-  void read(StepReport& report, std::span<Batch const> micro_batches, GradientScale scale) {
-    to_host(session_.backend(), Vector<double const>(numbers_.view()), host_numbers_.data());
-    for (std::size_t i = 0; i < micro_batches.size(); ++i) {
-      LossReport const loss = model_->report(counted_[i], host_numbers_[2 * i + 1], host_numbers_[2 * i + 2], scale);
-      if (!std::isfinite(loss.total)) fail_loss(micro_batches[i], i, scale, report.step, loss.total);
-      report.task += loss.task * static_cast<double>(loss.counted) / scale.counted;
-      report.auxiliary += loss.auxiliary * scale.auxiliary;
-      report.total += loss.total;
-    }
-    report.gradient_norm = std::sqrt(host_numbers_[0]);
-    if (!std::isfinite(report.gradient_norm))
-      fail<Error>("training step ", report.step, ": the gradient's norm is ", report.gradient_norm, ", first not finite: ",
-                  detail::first_non_finite(session_.backend(), model_->table(), gradient_));
+  /// A step whose numbers are on their way to the host.
+  struct Pending {
+    StepReport report;
+    GradientScale scale{};
+    std::vector<Index> counted{};  // targets of each micro-batch
+    std::vector<Batch> batches{};  // for late reports
+  };
+
+  /// The norm of the gradient and the update, recorded where that is wanted.
+  void update_weights(Vector<double const> losses) {
+    B& backend = session_.backend();
+    auto const work = [&] {
+      measure_gradient(backend, optimizer_, model_->table(), gradient_, losses, numbers_.view().rows(0, 1), step_numbers_.view());
+      update(backend, optimizer_, step_numbers_.view(), gradient_, moments_, *model_);
+    };
+    if (!options_.record_steps) return work();
+    std::uint64_t const key[] = {model_->serial_number(), static_cast<std::uint64_t>(losses.size()),
+                                 reinterpret_cast<std::uintptr_t>(numbers_.data())};
+    recorded_update_(backend, key, work);
   }
 
-  /// With the same random numbers as the forward that failed.
-  [[noreturn]] void fail_loss(Batch const& batch, std::size_t micro_batch, GradientScale scale, Index step, double loss) {
+  /// Takes the pending step's numbers; throws Error if one is not finite (the update has then changed nothing).
+  StepReport receive(std::span<Batch const> micro_batches) {
+    std::span<double const> const numbers = mailbox_.receive();
+    Pending const& done = pending_;
+    is_pending_ = false;
+    StepReport report = done.report;
+    report.gradient_norm = std::sqrt(numbers[0]);
+    for (std::size_t i = 0; i < done.counted.size(); ++i) {
+      LossReport const loss = model_->report(done.counted[i], numbers[2 * i + 1], numbers[2 * i + 2], done.scale);
+      if (!std::isfinite(loss.total)) fail_loss(micro_batches, i, done, loss.total);
+      report.task += loss.task * static_cast<double>(loss.counted) / done.scale.counted;
+      report.auxiliary += loss.auxiliary * done.scale.auxiliary;
+      report.total += loss.total;
+    }
+    if (!std::isfinite(report.gradient_norm)) {
+      steps_ = report.step - 1;
+      fail<Error>("training step ", report.step, ": the gradient's norm is ", report.gradient_norm, ", first not finite: ",
+                  detail::first_non_finite(session_.backend(), model_->table(), gradient_));
+    }
+    return report;
+  }
+
+  /// Runs the forward that failed again, with the same random numbers.
+  [[noreturn]] void fail_loss(std::span<Batch const> batches, std::size_t i, Pending const& done, double loss) {
+    steps_ = done.report.step - 1;
     Observation<A> seen{.want_hidden_states = true, .want_routing = true};
-    session_.random = detail::step_key(options_.seed, steps_, static_cast<Index>(micro_batch));
-    (void)model_->gradients(session_, batch, gradient_, scale, true, {.observation = &seen});
-    fail<Error>("training step ", step, ": the loss is ", loss, ", first not finite: ", detail::first_non_finite(seen));
+    session_.random = detail::step_key(options_.seed, steps_, static_cast<Index>(i));
+    (void)model_->gradients(session_, batches[i], gradient_, done.scale, true, {.observation = &seen});
+    fail<Error>("training step ", done.report.step, ": the loss is ", loss, ", first not finite: ", detail::first_non_finite(seen));
   }
 
   static std::string describe(Rate const& schedule) {
@@ -220,8 +249,9 @@ class Trainer {
   Buffer<AdamWStep, typename B::Memory> step_numbers_{1};
   std::vector<Repeated<B>> recorded_;           // of each micro-batch, and of the update
   Repeated<B> recorded_update_;
-  std::vector<double> host_numbers_;
-  std::vector<Index> counted_;                  // targets of each micro-batch
+  typename B::Mailbox mailbox_;
+  Pending next_, pending_;                      // memory that is used in turn
+  bool is_pending_ = false;
   Index steps_ = 0;
   Index checkpoint_every_ = 0;
   std::function<void(StepReport const&)> checkpoint_;

@@ -4,6 +4,7 @@
 // functions of the other files in this folder; backend/cpu.hpp includes them all.
 
 #include <moduleformer/backend/checks.hpp>
+#include <moduleformer/backend/mailbox.hpp>
 #include <moduleformer/backend/workspace.hpp>
 #include <moduleformer/core/error.hpp>
 #include <moduleformer/core/types.hpp>
@@ -31,6 +32,7 @@ class Cpu {
   using Scalar = S;
   using Accumulator = S;
   using Memory = HostMemory;
+  using Mailbox = HostMailbox;
 
   /// 0 threads: as many as OpenMP would start.
   explicit Cpu(int threads = 0) : threads_(threads > 0 ? threads : omp_get_max_threads()) {

@@ -33,6 +33,7 @@ class CudaBackend {
   using Accumulator = float;
   using Platform = P;
   using Memory = typename P::Memory;
+  using Mailbox = typename P::Mailbox;
   using Recording = typename P::Recording;
 
   /// Threads of the host play no part; the parameter is every backend's.

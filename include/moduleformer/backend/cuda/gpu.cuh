@@ -3,7 +3,9 @@
 // Gpu: the platform that kernels run on when compiled by nvcc: device memory, a stream, launches. Errors are
 // CudaError with the call and its sizes.
 
+#include <moduleformer/backend/cuda/gpu_errors.cuh>
 #include <moduleformer/backend/cuda/gpu_thread.cuh>
+#include <moduleformer/backend/cuda/gpu_transfers.cuh>
 #include <moduleformer/core/error.hpp>
 
 #include <cuda_runtime.h>
@@ -16,25 +18,6 @@
 namespace moduleformer {
 
 namespace detail {
-
-/// Throws CudaError unless the call succeeded. A failed call leaves no error behind for the next one. Any call may be the
-/// one that finds out that there is no device, or that its kernels were not compiled for it.
-template <class... Parts>
-void check_cuda(cudaError_t status, Parts const&... call) {
-  if (status == cudaSuccess) return;
-  (void)cudaGetLastError();
-  if (status == cudaErrorNoDevice || status == cudaErrorInsufficientDriver || status == cudaErrorStubLibrary)
-    fail<CudaError>("CUDA backend: expected a CUDA device, found none (", cudaGetErrorString(status), ")");
-  bool const not_compiled = status == cudaErrorNoKernelImageForDevice || status == cudaErrorUnsupportedPtxVersion;
-  fail<CudaError>(call..., ": ", cudaGetErrorString(status), " (", cudaGetErrorName(status), ")",
-                  not_compiled ? "; the program was compiled for other devices, see CMAKE_CUDA_ARCHITECTURES" : "");
-}
-
-/// Throws CudaError for devices whose instructions are too few.
-inline void check_capability(int major, int minor) {
-  if (major < 8)
-    fail<CudaError>("CUDA backend: expected a device of compute capability 8.0 or more, found ", major, ".", minor);
-}
 
 /// Blocks of a kernel that a multiprocessor shall hold at a time, which bounds its registers; 0: as the compiler likes.
 template <class Kernel>
@@ -53,6 +36,7 @@ __global__ void __launch_bounds__(Kernel::threads, blocks_at_once<Kernel>()) run
 
 struct Gpu {
   using Thread = GpuThread;
+  using Mailbox = GpuMailbox;
 
   /// Device memory. Its lifetime is not ordered with streams: freeing waits for the device.
   struct Memory {
@@ -110,9 +94,10 @@ struct Gpu {
       detail::check_cuda(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "cudaStreamCreate");
     }
     Stream(Stream&& other) noexcept
-        : stream_(std::exchange(other.stream_, nullptr)), processors_(other.processors_) {}
+        : stream_(std::exchange(other.stream_, nullptr)), upload_(std::move(other.upload_)), processors_(other.processors_) {}
     Stream& operator=(Stream&& other) noexcept {
       std::swap(stream_, other.stream_);
+      std::swap(upload_, other.upload_);
       std::swap(processors_, other.processors_);
       return *this;
     }
@@ -138,11 +123,13 @@ struct Gpu {
                          " threads, ", shared_bytes, " bytes of shared memory");
     }
 
-    // Copies in the order of the stream; from_host and to_host have the host's side complete on return.
+    // Copies in the order of the stream; from_host and to_host have the host's side complete on return. to_host waits
+    // for the device, from_host does for more than two megabytes only.
     void copy(void* to, void const* from, std::size_t bytes) {
       detail::check_cuda(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToDevice, stream_), "device copy of ", bytes, " bytes");
     }
     void from_host(void* to, void const* from, std::size_t bytes) {
+      if (bytes <= detail::Upload::largest) return upload_(to, from, bytes, stream_);
       detail::check_cuda(cudaMemcpyAsync(to, from, bytes, cudaMemcpyHostToDevice, stream_), "copy of ", bytes, " bytes to the device");
     }
     void to_host(void* to, void const* from, std::size_t bytes) {
@@ -183,6 +170,7 @@ struct Gpu {
     static Place place(std::source_location where) { return {where}; }
 
     cudaStream_t stream_ = nullptr;
+    detail::Upload upload_;
     int processors_ = 0;
   };
 };

@@ -8,6 +8,7 @@
 #include <moduleformer/backend/cuda/emulation/options.cuh>
 #include <moduleformer/backend/cuda/emulation/runner.cuh>
 #include <moduleformer/backend/cuda/emulation/thread.cuh>
+#include <moduleformer/backend/mailbox.hpp>
 #include <moduleformer/core/error.hpp>
 
 #include <sanitizer/asan_interface.h>
@@ -25,6 +26,7 @@ namespace moduleformer {
 
 struct Emulated {
   using Thread = EmulatedThread;
+  using Mailbox = HostMailbox;
 
   /// Work of a stream, kept to be run again. What a workspace lends meanwhile is lent again with it.
   struct Recording {
