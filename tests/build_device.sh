@@ -18,12 +18,13 @@ rm -rf "$folder"
 mkdir -p "$folder"
 cp "$work"/tests/test_*_device "$work/bin/quickstart_cuda" "$folder"
 for benchmark in "$source"/benchmarks/*.cu; do
-  [ ! -e "$benchmark" ] || cp "$work/bin/bench_$(basename "$benchmark" .cu)" "$folder"
+  cp "$work/bin/bench_$(basename "$benchmark" .cu)" "$folder"
 done
 cp -R "$source/tests/golden" "$folder"
 cp "$source/tests/run_device.sh" "$folder/run.sh"
+cp "$source/benchmarks/cuda/run.sh" "$folder/bench.sh"
 cp "$source/examples/quickstart_cuda.cu" "$folder/text.txt"  # what the quickstart learns
-git -C "$source" rev-parse HEAD >"$folder/commit" 2>/dev/null || echo unknown >"$folder/commit"
+git -C "$source" describe --always --dirty --abbrev=40 >"$folder/commit" 2>/dev/null || echo unknown >"$folder/commit"
 
 mib=$(du -sm "$folder" | cut -f1)
 glibc=$(objdump -T "$folder"/test_* | sed -n 's/.*GLIBC_\([0-9.]*\).*/\1/p' | sort -Vu | tail -1)

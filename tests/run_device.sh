@@ -1,8 +1,8 @@
 #!/bin/sh
 # SPDX-License-Identifier: MIT
 # sh run.sh [bench]: runs every test program of this folder and prints a line for each and a summary; exits with 77 where
-# there is no device, 1 if anything failed. What they print is in logs/. With `bench`, the benchmarks run afterwards.
-# Written by tests/build_device.sh.
+# there is no device, 1 if anything failed. What they print is in logs/. With `bench`, the benchmarks run afterwards and
+# leave a page of results here. (tests/build_device.sh makes the folder.)
 cd "$(dirname "$0")" || exit 1
 mkdir -p logs
 passed=0
@@ -39,8 +39,6 @@ else
 fi
 echo "$passed suites passed, $failed failed, $skipped were skipped; $cases cases on a device; commit $(cat commit)"
 if [ "${1-}" = bench ]; then
-  for program in ./bench_*; do
-    [ -x "$program" ] && "$program" | tee "logs/${program#./}.log"
-  done
+  sh bench.sh . || failed=$((failed + 1))
 fi
 [ "$failed" -eq 0 ]

@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: MIT
-// Every golden case on a CUDA device in float. Models are named in templates only: elsewhere nvcc 13 cannot name a type
-// with a shape as an explicit template argument.
+// Every golden case on a CUDA device in float. Models are named in templates only: see docs/cuda.md.
 #include <moduleformer/backend/cuda.cuh>
 
 #include "model/golden.hpp"
