@@ -85,7 +85,8 @@ struct Line {
 
 class Report {
  public:
-  Report(bool json, Machine machine) : json_(json), machine_(machine) {}
+  /// Without times, the tables have no columns for them.
+  Report(bool json, bool times, Machine machine) : json_(json), times_(times), machine_(machine) {}
 
   void set_machine(Machine machine) { machine_ = machine; }
   [[nodiscard]] Machine const& machine() const { return machine_; }
@@ -98,6 +99,8 @@ class Report {
   void begin(std::string const& title) {
     title_ = title;
     if (json_) return;
+    if (!times_)
+      return (void)std::printf("\n### %s\n\n| primitive | shape | GFLOP | MB | floor us | bound by |\n|---|---|---|---|---|---|\n", title.c_str());
     std::printf("\n### %s\n\n| primitive | shape | time us | floor us | bound by | floor / time | TFLOP/s | GB/s | of dense product |\n"
                 "|---|---|---|---|---|---|---|---|---|\n", title.c_str());
   }
@@ -118,6 +121,10 @@ class Report {
       lines_.push_back(facts.json());
       return;
     }
+    if (!times_)
+      return (void)std::printf("| %s | %s | %s | %s | %s | %s |\n", line.name.c_str(), line.shape.c_str(),
+                               Facts::number(line.cost.flops * 1e-9, 4).c_str(), Facts::number(line.cost.bytes * 1e-6, 4).c_str(),
+                               Facts::number(floor.seconds * 1e6, 4).c_str(), std::string(floor.bound).c_str());
     bool const timed = line.seconds > 0;
     auto const shown = [](bool known, double value) { return known ? Facts::number(value, 3) : std::string("-"); };
     std::printf("| %s | %s | %s | %s | %s | %s | %s | %s | %s |\n", line.name.c_str(),
@@ -137,7 +144,7 @@ class Report {
   }
 
  private:
-  bool json_;
+  bool json_, times_;
   Machine machine_;
   Facts facts_;
   std::string title_;

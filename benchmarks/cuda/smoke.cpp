@@ -20,7 +20,7 @@ int main(int argc, char** argv) {
     bench::RunnerOptions options{.tiny = true, .repeats = 1};
     options.read(arguments);
     arguments.finish("Runs every benchmark of the CUDA backend once, small, without a device.");
-    bench::Report report(options.json, {});
+    bench::Report report(options.json, true, {});
     B backend;
     bench::Runner<B> runner(&backend, options, report);
     bench::primitives(runner);
