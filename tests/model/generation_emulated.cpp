@@ -55,3 +55,13 @@ BOOST_AUTO_TEST_CASE(bfloat16_repeats_itself) {
     if (i != 1) BOOST_TEST(mixed[i].tokens == first[i].tokens, boost::test_tools::per_element());
   }
 }
+
+// Each token's work is recorded once and then repeated, until a sequence ends and sizes change.
+BOOST_AUTO_TEST_CASE(recorded_steps_make_the_same_tokens) {
+  auto const model = model_on<mf::CudaEmulated<mf::bfloat16>>(variants[0]);
+  mf::GenerationOptions options{.max_new_tokens = 10, .stop_ids = {3, 5}, .seed = 4};
+  auto const expected = mf::generate(model, prompts(), options);
+  options.record_steps = true;
+  auto const found = mf::generate(model, prompts(), options);
+  for (std::size_t i = 0; i < found.size(); ++i) BOOST_TEST(found[i].tokens == expected[i].tokens, boost::test_tools::per_element());
+}
