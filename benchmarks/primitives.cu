@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
-// bench_primitives: each primitive of the CUDA backend in bfloat16 against the floor of that very shape, on this device:
-// medians by events, random data. --floors needs no device.
+// bench_primitives: each primitive of the CUDA backend in bfloat16 against the floor of that very shape, on this
+// device: medians by events, random data. --floors needs no device.
 
 #include "cuda/device.cuh"
 #include "cuda/primitives.hpp"
@@ -20,12 +20,13 @@ void cub_sort(bench::Runner<B>& run) {
   for (Index const n : {run.size(16384, 24), run.size(65536, 48)}) {
     Index const e = run.size(32, 5), k = 2;
     run.line("sort by expert", bench::text("N", n) + ", " + bench::text("E", e) + ", K 2",
-             bench::cost::moved(2 * bench::cost::sum * bench::cost::real(n * k)), [=](bench::Arrays<B>& a, bench::Cost&) {
-      bench::Routed<B> const r(a, n, k, e, bench::Load::skewed);
-      auto const order = a.allocate<std::int32_t>(n * k);
-      auto const offsets = a.allocate<Index>(e + 1);
-      return [=, &a] { mf::detail::sort_by_key_with_cub(a.backend(), r.plan.expert, e, order, offsets); };
-    });
+             bench::cost::moved(2 * bench::cost::sum * bench::cost::real(n * k)),
+             [=](bench::Arrays<B>& a, bench::Cost&) {
+               bench::Routed<B> const r(a, n, k, e, bench::Load::skewed);
+               auto const order = a.allocate<std::int32_t>(n * k);
+               auto const offsets = a.allocate<Index>(e + 1);
+               return [=, &a] { mf::detail::sort_by_key_with_cub(a.backend(), r.plan.expert, e, order, offsets); };
+             });
   }
 }
 

@@ -14,7 +14,8 @@ namespace bench {
 
 class Arguments {
  public:
-  Arguments(int argc, char const* const* argv) : program_(argv[0]), words_(argv + 1, argv + argc), used_(words_.size()) {}
+  Arguments(int argc, char const* const* argv)
+      : program_(argv[0]), words_(argv + 1, argv + argc), used_(words_.size()) {}
 
   void flag(std::string_view name, bool& value, std::string_view help) {
     describe(name, value ? "true" : "false", help);

@@ -93,7 +93,8 @@ class Arrays {
   auto allocate(Sizes... sizes) {
     mf::TensorView<T, static_cast<int>(sizeof...(Sizes))> view{nullptr, {static_cast<Index>(sizes)...}};
     buffers_.emplace_back(view.size() * static_cast<Index>(sizeof(T)));
-    return mf::TensorView<T, static_cast<int>(sizeof...(Sizes))>{reinterpret_cast<T*>(buffers_.back().data()), view.extents()};
+    return mf::TensorView<T, static_cast<int>(sizeof...(Sizes))>{reinterpret_cast<T*>(buffers_.back().data()),
+                                                                 view.extents()};
   }
   /// Random numbers of deviation 1 (or given); S, unless another type is named.
   template <class T = S, class... Sizes>

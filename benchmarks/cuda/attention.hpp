@@ -38,7 +38,9 @@ struct AttentionData {
       a.set_columns(k, s.head_size, -root);
     }
   }
-  void forward(B& backend) const { stick_breaking_forward(backend, {}, extents, sequences, q, k, v, y, log_stick, stop); }
+  void forward(B& backend) const {
+    stick_breaking_forward(backend, {}, extents, sequences, q, k, v, y, log_stick, stop);
+  }
 
   /// Logits that forward visited; each sequence's first query sees `first_keys` keys.
   [[nodiscard]] double visited(Arrays<B>& a, Index length, Index first_keys = 1) const {
@@ -57,7 +59,8 @@ template <class B>
 void attention_lines(Runner<B>& run, Heads const& heads, Index tokens, Index length) {
   using S = typename B::Scalar;
   cost::Attention const s{tokens, length, heads.heads, heads.head_size, 2, heads.shared};
-  std::string const shape = text("N", tokens) + ", " + text("T", length) + ", " + text("H", s.heads) + ", " + text("d", s.head_size) + ", K 2";
+  std::string const shape = text("N", tokens) + ", " + text("T", length) + ", " + text("H", s.heads) + ", " +
+                            text("d", s.head_size) + ", K 2";
   auto const make = [=](Arrays<B>& a, double mean) { return AttentionData<B>(a, s, tokens, 0, mean, stops_below); };
   auto const backward = [=](Arrays<B>& a, AttentionData<B> const& data) {
     auto const dy = a.random(data.q.extent(0), s.width()), dq = a.template allocate<S>(data.q.extent(0), s.width());
@@ -65,8 +68,8 @@ void attention_lines(Runner<B>& run, Heads const& heads, Index tokens, Index len
     auto const dv = s.shared ? dk : a.template zeros<S>(tokens, s.width());
     data.forward(a.backend());
     return [=, &a] {
-      stick_breaking_backward(a.backend(), {}, data.extents, data.sequences, dy, data.q, data.k, data.v, data.log_stick, data.stop,
-                              dq, dk, dv);
+      stick_breaking_backward(a.backend(), {}, data.extents, data.sequences, dy, data.q, data.k, data.v, data.log_stick,
+                              data.stop, dq, dk, dv);
     };
   };
   run.line("forward", shape, cost::attention_forward(s, s.logits()), [=](Arrays<B>& a, Cost&) {
@@ -94,9 +97,11 @@ template <class B>
 void attention(Runner<B>& run) {
   Index const tokens = run.size(16384, 20);
   std::vector<Heads> const all =
-      run.options().tiny ? std::vector<Heads>{{"64", 2, 64}, {"1024", 1, 80, true}}
-                         : std::vector<Heads>{{"64", 8, 64}, {"128", 8, 128}, {"1024, keys are values (MoLM)", 1, 1024, true}};
-  std::vector<Index> const lengths = run.options().tiny ? std::vector<Index>{10} : std::vector<Index>{512, 1024, 2048, 4096};
+      run.options().tiny
+          ? std::vector<Heads>{{"64", 2, 64}, {"1024", 1, 80, true}}
+          : std::vector<Heads>{{"64", 8, 64}, {"128", 8, 128}, {"1024, keys are values (MoLM)", 1, 1024, true}};
+  std::vector<Index> const lengths =
+      run.options().tiny ? std::vector<Index>{10} : std::vector<Index>{512, 1024, 2048, 4096};
   for (Heads const& heads : all) {
     if (!run.table(std::string("Stick-breaking attention, head size ") + heads.name)) continue;
     for (Index const length : lengths) attention_lines(run, heads, tokens, length);
@@ -112,18 +117,21 @@ void decode_attention(Runner<B>& run) {
       for (double const mean : {-6.0, 0.0}) {
         if (mean == 0 && !run.measures()) continue;
         cost::Attention const s{sequences, 1, heads.heads, heads.head_size, 2, heads.shared};
-        run.line(mean < 0 ? "all keys" : "stops", text("B", sequences) + ", " + text("S", keys) + ", " + text("H", s.heads) + ", " + text("d", s.head_size) + ", K 2",
+        run.line(mean < 0 ? "all keys" : "stops",
+                 text("B", sequences) + ", " + text("S", keys) + ", " + text("H", s.heads) + ", " +
+                     text("d", s.head_size) + ", K 2",
                  cost::attention_decode(sequences, keys, s.width(), 2, s.shared), [=](Arrays<B>& a, Cost& cost) {
-          AttentionData<B> const data(a, s, sequences * keys, keys, mean, stops_below);
-          data.forward(a.backend());
-          if (mean == 0) {
-            double const each = data.visited(a, 1, keys) / cost::real(sequences * 2 * s.heads);
-            cost = cost::attention_decode(sequences, static_cast<Index>(each), s.width(), 2, s.shared);
-          }
-          return [=, &a] {
-            stick_breaking_forward(a.backend(), {}, data.extents, data.sequences, data.q, data.k, data.v, data.y, {}, {});
-          };
-        });
+                   AttentionData<B> const data(a, s, sequences * keys, keys, mean, stops_below);
+                   data.forward(a.backend());
+                   if (mean == 0) {
+                     double const each = data.visited(a, 1, keys) / cost::real(sequences * 2 * s.heads);
+                     cost = cost::attention_decode(sequences, static_cast<Index>(each), s.width(), 2, s.shared);
+                   }
+                   return [=, &a] {
+                     stick_breaking_forward(a.backend(), {}, data.extents, data.sequences, data.q, data.k, data.v,
+                                            data.y, {}, {});
+                   };
+                 });
       }
 }
 

@@ -33,7 +33,8 @@ inline std::string kernel_name(char const* mangled) {
   std::free(text);
   for (std::size_t at = name.find("::"); at != std::string::npos; at = name.find("::")) {
     std::size_t begin = at;
-    while (begin > 0 && (std::isalnum(static_cast<unsigned char>(name[begin - 1])) != 0 || name[begin - 1] == '_')) --begin;
+    while (begin > 0 && (std::isalnum(static_cast<unsigned char>(name[begin - 1])) != 0 || name[begin - 1] == '_'))
+      --begin;
     name.erase(begin, at + 2 - begin);
   }
   return name;
@@ -45,7 +46,8 @@ struct Counted {
     static inline std::size_t held = 0, most = 0;
     static void* allocate(std::size_t bytes) {
       void* const data = ::mmap(nullptr, bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-      if (data == MAP_FAILED) moduleformer::fail<moduleformer::CudaError>("counted memory: no room for ", bytes, " bytes");
+      if (data == MAP_FAILED)
+        moduleformer::fail<moduleformer::CudaError>("counted memory: no room for ", bytes, " bytes");
       held += bytes;
       most = std::max(most, held);
       return data;

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: MIT
 #pragma once
-// What benchmarks know of a GPU: events in its stream, its facts, its measured bandwidth, and the vendor's dense product
-// in bfloat16, if its library is there (it is looked for at run time and never linked).
-
-#include <moduleformer/backend/cuda.cuh>
+// What benchmarks know of a GPU: events in its stream, its facts, its measured bandwidth, and the vendor's dense
+// product in bfloat16, if its library is there (it is looked for at run time and never linked).
 
 #include "runner.hpp"
+
+#include <moduleformer/backend/cuda.cuh>
 
 #include <cuda_runtime.h>
 #if __has_include(<cublas_v2.h>)
@@ -67,26 +67,29 @@ class VendorProduct {
 #if BENCH_HAS_CUBLAS
   [[nodiscard]] bool exists() const { return handle_ != nullptr; }
   /// y (m,n) = x (m,k) w (k,n), added in float.
-  void operator()(mf::Gpu::Stream& stream, Index m, Index k, Index n, mf::bfloat16 const* x, mf::bfloat16 const* w, mf::bfloat16* y) const {
+  void operator()(mf::Gpu::Stream& stream, Index m, Index k, Index n, mf::bfloat16 const* x, mf::bfloat16 const* w,
+                  mf::bfloat16* y) const {
     float const one = 1, zero = 0;
     int const rows = static_cast<int>(m), depth = static_cast<int>(k), columns = static_cast<int>(n);
     (void)set_stream_(handle_, stream.get());
     // Column by column the product is y^T = w^T x^T.
     cublasStatus_t const status =
-        product_(handle_, CUBLAS_OP_N, CUBLAS_OP_N, columns, rows, depth, &one, w, CUDA_R_16BF, columns, x, CUDA_R_16BF, depth, &zero,
-                 y, CUDA_R_16BF, columns, CUBLAS_COMPUTE_32F, CUBLAS_GEMM_DEFAULT);
+        product_(handle_, CUBLAS_OP_N, CUBLAS_OP_N, columns, rows, depth, &one, w, CUDA_R_16BF, columns, x, CUDA_R_16BF,
+                 depth, &zero, y, CUDA_R_16BF, columns, CUBLAS_COMPUTE_32F, CUBLAS_GEMM_DEFAULT);
     if (status != CUBLAS_STATUS_SUCCESS)
       mf::fail<mf::CudaError>("cublasGemmEx of ", m, " x ", k, " x ", n, ": status ", static_cast<int>(status));
   }
 #else
   [[nodiscard]] static constexpr bool exists() { return false; }
-  void operator()(mf::Gpu::Stream&, Index, Index, Index, mf::bfloat16 const*, mf::bfloat16 const*, mf::bfloat16*) const {}
+  void operator()(mf::Gpu::Stream&, Index, Index, Index, mf::bfloat16 const*, mf::bfloat16 const*,
+                  mf::bfloat16*) const {}
 #endif
 
  private:
   VendorProduct() {
 #if BENCH_HAS_CUBLAS
-    for (char const* const file : {"libcublas.so.13", "libcublas.so.12", "libcublas.so", "/usr/local/cuda/lib64/libcublas.so"}) {
+    for (char const* const file :
+         {"libcublas.so.13", "libcublas.so.12", "libcublas.so", "/usr/local/cuda/lib64/libcublas.so"}) {
       void* const library = dlopen(file, RTLD_NOW | RTLD_LOCAL);
       if (library == nullptr) continue;
       auto const create = find<decltype(&cublasCreate_v2)>(library, "cublasCreate_v2");
@@ -107,9 +110,9 @@ class VendorProduct {
   static Function find(void* library, char const* symbol) {
     return reinterpret_cast<Function>(dlsym(library, symbol));
   }
-  using ProductCall = cublasStatus_t(cublasHandle_t, cublasOperation_t, cublasOperation_t, int, int, int, void const*, void const*,
-                                     cudaDataType, int, void const*, cudaDataType, int, void const*, void*, cudaDataType, int,
-                                     cublasComputeType_t, cublasGemmAlgo_t);
+  using ProductCall = cublasStatus_t(cublasHandle_t, cublasOperation_t, cublasOperation_t, int, int, int, void const*,
+                                     void const*, cudaDataType, int, void const*, cudaDataType, int, void const*, void*,
+                                     cudaDataType, int, cublasComputeType_t, cublasGemmAlgo_t);
   cublasHandle_t handle_ = nullptr;
   decltype(&cublasSetStream_v2) set_stream_ = nullptr;
   ProductCall* product_ = nullptr;
@@ -183,7 +186,8 @@ Machine measured_machine(B& backend, Facts& facts) {
   if (products > 0) machine.flops = products;
   facts.add("bandwidth_gb_per_second", machine.bytes * 1e-9);
   facts.add("gemm_peak_gflops", machine.flops * 1e-9);
-  facts.add("gemm_peak_from", products > 0 ? VendorProduct::instance().name() + ", 8192^3" : "assumed, no cuBLAS was found");
+  facts.add("gemm_peak_from",
+            products > 0 ? VendorProduct::instance().name() + ", 8192^3" : "assumed, no cuBLAS was found");
   return machine;
 }
 
@@ -193,7 +197,8 @@ int on_device(char const* program, F&& f) {
   int devices = 0;
   cudaError_t const status = cudaGetDeviceCount(&devices);
   if (status != cudaSuccess || devices == 0) {
-    std::printf("%s: skipped: no CUDA device (%s)\n", program, status == cudaSuccess ? "none found" : cudaGetErrorString(status));
+    std::printf("%s: skipped: no CUDA device (%s)\n", program,
+                status == cudaSuccess ? "none found" : cudaGetErrorString(status));
     return 77;
   }
   f();

@@ -15,10 +15,10 @@ using moduleformer::Index;
 
 /// Rates of a device. The defaults: an H200 as measured by others (products), and by its units at 1.755 GHz.
 struct Machine {
-  double flops = 790e12;                  // products of bfloat16, a second
-  double bytes = 4.3e12;                  // of device memory, a second
-  double special = 16 * 132 * 1.755e9;    // exp2, log2, reciprocals, a second
-  double issue = 4 * 132 * 1.755e9;       // instructions of warps, a second
+  double flops = 790e12;                // products of bfloat16, a second
+  double bytes = 4.3e12;                // of device memory, a second
+  double special = 16 * 132 * 1.755e9;  // exp2, log2, reciprocals, a second
+  double issue = 4 * 132 * 1.755e9;     // instructions of warps, a second
 
   constexpr void set_units(int processors, double hertz) {
     special = 16.0 * processors * hertz;
@@ -46,8 +46,9 @@ struct Floor {
 
 constexpr Floor floor_of(Machine const& machine, Cost const& cost) {
   Floor floor{};
-  for (Floor const part : {Floor{cost.flops / machine.flops, "products"}, Floor{cost.bytes / machine.bytes, "bytes"},
-                           Floor{cost.special / machine.special, "special"}, Floor{cost.issue / machine.issue, "issue"}})
+  for (Floor const part :
+       {Floor{cost.flops / machine.flops, "products"}, Floor{cost.bytes / machine.bytes, "bytes"},
+        Floor{cost.special / machine.special, "special"}, Floor{cost.issue / machine.issue, "issue"}})
     if (part.seconds > floor.seconds) floor = part;
   return floor;
 }
@@ -63,7 +64,8 @@ constexpr Cost moved(double bytes) { return {.bytes = bytes}; }
 
 /// x (M,K) times a matrix (K,N).
 constexpr Cost product(Index m, Index k, Index n, double result = scalar) {
-  return {2.0 * real(m) * real(k) * real(n), scalar * real(m) * real(k) + scalar * real(k) * real(n) + result * real(m) * real(n)};
+  return {2.0 * real(m) * real(k) * real(n),
+          scalar * real(m) * real(k) + scalar * real(k) * real(n) + result * real(m) * real(n)};
 }
 
 /// dW (N,K) += dy (M,N)^T x (M,K), dW read and written.
@@ -144,7 +146,8 @@ constexpr Cost attention_decode(Index sequences, Index keys, Index width, Index 
 
 /// Cross-entropy of N rows over V outputs: the logits once; with gradients also dx = d W and dW += d^T x.
 constexpr Cost cross_entropy(Index n, Index width, Index vocabulary, bool gradients) {
-  Cost const logits{2.0 * real(n) * real(width) * real(vocabulary), scalar * (real(n) + real(vocabulary)) * real(width)};
+  Cost const logits{2.0 * real(n) * real(width) * real(vocabulary),
+                    scalar * (real(n) + real(vocabulary)) * real(width)};
   return gradients ? 3 * logits + moved(scalar * real(n) * real(width) + 2 * sum * real(vocabulary) * real(width) -
                                         2 * logits.bytes)
                    : logits;

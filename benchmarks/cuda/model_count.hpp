@@ -23,7 +23,11 @@ struct Launches {
   }
   /// What came since `earlier`.
   [[nodiscard]] Launches since(Launches const& earlier) const {
-    Launches result{kernels - earlier.kernels, copies - earlier.copies, uploads - earlier.uploads, downloads - earlier.downloads, {}};
+    Launches result{kernels - earlier.kernels,
+                    copies - earlier.copies,
+                    uploads - earlier.uploads,
+                    downloads - earlier.downloads,
+                    {}};
     for (auto const& [name, count] : by_kernel) {
       auto const found = earlier.by_kernel.find(name);
       Index const before = found == earlier.by_kernel.end() ? 0 : found->second;
@@ -86,7 +90,8 @@ inline ModelCounts count_layer(ModelOptions o) {
 
 inline void print_kernels(char const* title, Launches const& launches) {
   std::printf("\n### Kernels of one layer, %s\n\n| launches | kernel |\n|---|---|\n", title);
-  for (auto const& [name, count] : launches.by_kernel) std::printf("| %lld | `%s` |\n", static_cast<long long>(count), name.c_str());
+  for (auto const& [name, count] : launches.by_kernel)
+    std::printf("| %lld | `%s` |\n", static_cast<long long>(count), name.c_str());
 }
 
 }  // namespace bench

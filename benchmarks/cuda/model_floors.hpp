@@ -43,7 +43,8 @@ constexpr std::array<Piece, 9> layer_pieces(ModelSizes const& m) {
           Piece{"keys and values", m.shared() ? Cost{} : cost::product(m.tokens, m.hidden, 2 * m.attention)},
           Piece{"query experts", cost::expert_forward(q, true, false)},
           Piece{"stick-breaking attention", cost::attention_forward(a, a.logits())},
-          Piece{"output experts, gate, combine", cost::expert_forward(o, false, false) + cost::moved((real(m.attention_top_k) + 1) * x)},
+          Piece{"output experts, gate, combine",
+                cost::expert_forward(o, false, false) + cost::moved((real(m.attention_top_k) + 1) * x)},
           Piece{"feed-forward up", cost::expert_forward(up, true, false)},
           Piece{"feed-forward down, gate", cost::expert_forward(down, false, false)},
           Piece{"combine, two norms, two residuals", cost::moved((real(m.ffn_top_k) + 2 + 6) * x)}};
@@ -76,8 +77,9 @@ constexpr Cost decode_cost(ModelSizes const& m, Index sequences, Index keys) {
   double const projections = m.shared() ? 0 : 2 * d * a;
   double const cache = real(sequences) * real(keys) * a * (m.shared() ? 1 : 2);
   double const head = d * real(m.vocabulary);
-  double const each = 2 * (2 * d * (a * real(m.attention_top_k) + real(m.ffn) * real(m.ffn_top_k)) + routers + projections) +
-                      4 * real(m.attention_top_k) * a * real(keys);
+  double const each =
+      2 * (2 * d * (a * real(m.attention_top_k) + real(m.ffn) * real(m.ffn_top_k)) + routers + projections) +
+      4 * real(m.attention_top_k) * a * real(keys);
   return {real(sequences) * (real(m.layers) * each + 2 * head),
           scalar * (real(m.layers) * (attention + ffn + routers + projections + cache) + head)};
 }

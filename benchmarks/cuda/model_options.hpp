@@ -17,7 +17,8 @@ namespace mf = moduleformer;
 
 struct ModelOptions {
   Index tokens = 256, rows = 8, hidden = 256, layers = 4, heads = 4, attention_hidden = 256, ffn_hidden = 512;
-  Index attention_experts = 16, ffn_experts = 16, top_k = 2, router_hidden = 64, vocab = 256, steps = 5, context = 64, decoded = 32;
+  Index attention_experts = 16, ffn_experts = 16, top_k = 2, router_hidden = 64, vocab = 256, steps = 5, context = 64,
+        decoded = 32;
   std::vector<Index> decoded_sequences{1, 8, 32};
   std::string preset{}, load = "router";
   bool json = false, floors = false, kernels = false;
@@ -74,8 +75,8 @@ struct ModelOptions {
     return c;
   }
   [[nodiscard]] ModelSizes sizes() const {
-    return {rows * tokens, tokens, hidden, layers, router_hidden, vocab, heads, attention_hidden, attention_experts, top_k,
-            ffn_hidden, ffn_experts, top_k};
+    return {rows * tokens,     tokens, hidden,     layers,      router_hidden, vocab, heads, attention_hidden,
+            attention_experts, top_k,  ffn_hidden, ffn_experts, top_k};
   }
 };
 

@@ -26,7 +26,8 @@ inline void add_model_facts(Facts& facts, ModelOptions const& o, Machine const& 
   mf::Counts const counts = mf::count(o.config(), mf::Policies<>{}, o.vocab);
   ModelSizes const sizes = o.sizes();
   double const n = cost::real(sizes.tokens), parameters = cost::real(counts.parameters);
-  double const forward_flops = n * counts.mean_forward_flops(o.tokens), train_flops = n * counts.mean_training_flops(o.tokens);
+  double const forward_flops = n * counts.mean_forward_flops(o.tokens),
+               train_flops = n * counts.mean_training_flops(o.tokens);
   double const forward = forward_floor(machine, sizes), step = step_floor(machine, sizes, parameters);
   if (r != nullptr) {
     facts.add("train_tokens_per_second", n / r->step);
@@ -80,8 +81,10 @@ inline void add_model_facts(Facts& facts, ModelOptions const& o, Machine const& 
 
 /// The pieces of a layer's forward, for people.
 inline void print_pieces(ModelOptions const& o, Machine const& machine) {
-  std::printf("\n### Floors of one layer's forward, %lld tokens in rows of %lld\n\n| piece | GFLOP | MB | floor us | bound by |\n|---|---|---|---|---|\n",
-              static_cast<long long>(o.rows * o.tokens), static_cast<long long>(o.tokens));
+  std::printf(
+      "\n### Floors of one layer's forward, %lld tokens in rows of %lld\n\n| piece | GFLOP | MB | floor us | bound by "
+      "|\n|---|---|---|---|---|\n",
+      static_cast<long long>(o.rows * o.tokens), static_cast<long long>(o.tokens));
   auto const row = [&](char const* name, Cost const& cost) {
     Floor const floor = floor_of(machine, cost);
     std::printf("| %s | %s | %s | %s | %s |\n", name, Facts::number(cost.flops * 1e-9, 4).c_str(),
@@ -107,9 +110,10 @@ inline void print_model(ModelOptions const& o, Machine const& machine, Facts fac
 
 inline Facts model_facts(ModelOptions const& o) {
   Facts facts;
-  facts.add("model", (o.preset.empty() ? std::string() : o.preset + ": ") + std::to_string(o.rows) + " x " + std::to_string(o.tokens) +
-                         " tokens, D " + std::to_string(o.hidden) + ", L " + std::to_string(o.layers) + ", H " + std::to_string(o.heads) +
-                         ", A " + std::to_string(o.attention_hidden) + ", F " + std::to_string(o.ffn_hidden) + ", " +
+  facts.add("model", (o.preset.empty() ? std::string() : o.preset + ": ") + std::to_string(o.rows) + " x " +
+                         std::to_string(o.tokens) + " tokens, D " + std::to_string(o.hidden) + ", L " +
+                         std::to_string(o.layers) + ", H " + std::to_string(o.heads) + ", A " +
+                         std::to_string(o.attention_hidden) + ", F " + std::to_string(o.ffn_hidden) + ", " +
                          std::to_string(o.attention_experts) + " + " + std::to_string(o.ffn_experts) + " experts, k " +
                          std::to_string(o.top_k) + ", V " + std::to_string(o.vocab) + ", load " + o.load);
   return facts;

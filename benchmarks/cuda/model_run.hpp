@@ -29,7 +29,8 @@ ModelOf<B> random_model(ModelOptions const& o) {
   Arrays<B> arrays(backend);
   bool const skewed = o.load == "skewed";
   constexpr float always_on = 10;
-  double const noise = 1.28 / (std::sqrt(static_cast<double>(o.router_hidden)) * 0.58 * 0.02 * std::sqrt(static_cast<double>(o.hidden)));
+  double const noise =
+      1.28 / (std::sqrt(static_cast<double>(o.router_hidden)) * 0.58 * 0.02 * std::sqrt(static_cast<double>(o.hidden)));
   for (std::size_t i = 0; i < model.table().count(); ++i) {
     mf::Segment const& s = model.table()[i];
     auto const values = model.writable(i);
@@ -37,7 +38,9 @@ ModelOf<B> random_model(ModelOptions const& o) {
     switch (s.initial) {
       case mf::Initial::zero: fill(backend, values, 0.0f); break;
       case mf::Initial::one: fill(backend, values, 1.0f); break;
-      case mf::Initial::normal: arrays.randomise(values, ends("gate.w_gate.3.weight") ? static_cast<float>(noise) : 0.02f); break;
+      case mf::Initial::normal:
+        arrays.randomise(values, ends("gate.w_gate.3.weight") ? static_cast<float>(noise) : 0.02f);
+        break;
       case mf::Initial::standard_normal: arrays.randomise(values); break;
       case mf::Initial::expert_uniform: arrays.randomise(values, 0.577f / static_cast<float>(s.shape[1])); break;
     }
@@ -69,8 +72,8 @@ struct Decoded {
 };
 struct Measured {
   double forward = 0, forward_backward = 0;
-  double step = 0;           // of a trainer that records its steps and reports late
-  double launched_step = 0;  // of one that launches each kernel and waits for each step
+  double step = 0;                    // of a trainer that records its steps and reports late
+  double launched_step = 0;           // of one that launches each kernel and waits for each step
   double busiest = 0, effective = 0;  // of the feed-forward experts: load over its mean, and how many share it
   std::vector<Decoded> decoded;
 };
@@ -97,7 +100,8 @@ void observe_load(ModelOf<B> const& model, mf::Session<B>& session, mf::Batch co
   result.effective /= layers;
 }
 
-/// Greedy, as bench_model: each sequence begins with a prompt, then come tokens in two runs, the second one with recorded work.
+/// Greedy, as bench_model: each sequence begins with a prompt, then come tokens in two runs, the second one with
+/// recorded work.
 template <class B>
 Decoded decode(ModelOf<B> const& model, mf::Session<B>& session, ModelOptions const& o, Index sequences) {
   auto const vocabulary = static_cast<std::size_t>(o.vocab);
@@ -173,10 +177,13 @@ Measured measure(ModelOptions const& o) {
   for (bool const record : {false, true}) {
     mf::Trainer trainer(model, mf::AdamW{.learning_rate = 1e-4}, {},
                         mf::TrainerOptions{.record_steps = record, .late_reports = record});
-    (record ? r.step : r.launched_step) = median_host_seconds(3, [&] {
-                                            for (Index i = 0; i < o.steps; ++i) (void)trainer.step(batch);
-                                            (void)trainer.finish();
-                                          }) / cost::real(o.steps);
+    (record ? r.step : r.launched_step) = median_host_seconds(3,
+                                                              [&] {
+                                                                for (Index i = 0; i < o.steps; ++i)
+                                                                  (void)trainer.step(batch);
+                                                                (void)trainer.finish();
+                                                              }) /
+                                          cost::real(o.steps);
   }
   return r;
 }

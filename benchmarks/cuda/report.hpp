@@ -100,9 +100,14 @@ class Report {
     title_ = title;
     if (json_) return;
     if (!times_)
-      return (void)std::printf("\n### %s\n\n| primitive | shape | GFLOP | MB | floor us | bound by |\n|---|---|---|---|---|---|\n", title.c_str());
-    std::printf("\n### %s\n\n| primitive | shape | time us | floor us | bound by | floor / time | TFLOP/s | GB/s | of dense product |\n"
-                "|---|---|---|---|---|---|---|---|---|\n", title.c_str());
+      return (void)std::printf(
+          "\n### %s\n\n| primitive | shape | GFLOP | MB | floor us | bound by |\n|---|---|---|---|---|---|\n",
+          title.c_str());
+    std::printf(
+        "\n### %s\n\n| primitive | shape | time us | floor us | bound by | floor / time | TFLOP/s | GB/s | of dense "
+        "product |\n"
+        "|---|---|---|---|---|---|---|---|---|\n",
+        title.c_str());
   }
   void add(Line const& line) {
     Floor const floor = floor_of(machine_, line.cost);
@@ -123,14 +128,16 @@ class Report {
     }
     if (!times_)
       return (void)std::printf("| %s | %s | %s | %s | %s | %s |\n", line.name.c_str(), line.shape.c_str(),
-                               Facts::number(line.cost.flops * 1e-9, 4).c_str(), Facts::number(line.cost.bytes * 1e-6, 4).c_str(),
+                               Facts::number(line.cost.flops * 1e-9, 4).c_str(),
+                               Facts::number(line.cost.bytes * 1e-6, 4).c_str(),
                                Facts::number(floor.seconds * 1e6, 4).c_str(), std::string(floor.bound).c_str());
     bool const timed = line.seconds > 0;
     auto const shown = [](bool known, double value) { return known ? Facts::number(value, 3) : std::string("-"); };
     std::printf("| %s | %s | %s | %s | %s | %s | %s | %s | %s |\n", line.name.c_str(),
                 (line.shape + (line.note.empty() ? "" : "; " + line.note)).c_str(),
-                timed ? Facts::number(line.seconds * 1e6, 4).c_str() : "-", Facts::number(floor.seconds * 1e6, 4).c_str(),
-                std::string(floor.bound).c_str(), shown(timed, floor.seconds / line.seconds).c_str(),
+                timed ? Facts::number(line.seconds * 1e6, 4).c_str() : "-",
+                Facts::number(floor.seconds * 1e6, 4).c_str(), std::string(floor.bound).c_str(),
+                shown(timed, floor.seconds / line.seconds).c_str(),
                 shown(timed && line.cost.flops > 0, line.cost.flops / line.seconds * 1e-12).c_str(),
                 shown(timed, line.cost.bytes / line.seconds * 1e-9).c_str(),
                 shown(timed && line.dense_flops > 0, line.cost.flops / line.seconds / line.dense_flops).c_str());

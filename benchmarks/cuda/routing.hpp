@@ -13,10 +13,15 @@ struct RoutingSums {
   mf::RoutingGradient gradient;
 
   RoutingSums(Arrays<B>& a, Index tokens, Index top_k, Index experts)
-      : sums{tokens, top_k, a.template zeros<double>(experts), a.template zeros<double>(experts), a.template zeros<double>(experts),
-             a.template zeros<double>(1).data(), a.template zeros<double>(1).data()},
-        gradient{a.template zeros<double>(experts), a.template zeros<double>(experts), a.template zeros<double>(1).data(),
-                 a.template zeros<double>(1).data()} {}
+      : sums{tokens,
+             top_k,
+             a.template zeros<double>(experts),
+             a.template zeros<double>(experts),
+             a.template zeros<double>(experts),
+             a.template zeros<double>(1).data(),
+             a.template zeros<double>(1).data()},
+        gradient{a.template zeros<double>(experts), a.template zeros<double>(experts),
+                 a.template zeros<double>(1).data(), a.template zeros<double>(1).data()} {}
 };
 
 template <class B>
@@ -25,16 +30,20 @@ void routing(Runner<B>& run) {
     Index const e = run.size(32, 5), k = 2, p = n * k;
     if (!run.table("Routing, " + text("N", n))) continue;
     std::string const shape = text("E", e) + ", " + text("K", k);
-    double const logits = cost::sum * cost::real(n * e), rows = cost::sum * cost::real(n), slots = cost::sum * cost::real(p);
+    double const logits = cost::sum * cost::real(n * e), rows = cost::sum * cost::real(n),
+                 slots = cost::sum * cost::real(p);
     auto const line = [&](char const* name, double bytes, auto call) {
       run.line(name, shape, cost::moved(bytes), [=](Arrays<B>& a, Cost&) {
         Routed<B> const r(a, n, k, e, Load::skewed);
         return [=, &a] { call(a, r); };
       });
     };
-    line("softmax", 2 * logits + rows, [](Arrays<B>& a, Routed<B> const& r) { softmax(a.backend(), r.logits, r.probabilities, r.logsumexp); });
-    line("top-k", logits + slots, [](Arrays<B>& a, Routed<B> const& r) { mf::top_k(a.backend(), r.logits, r.experts); });
-    line("gates", 3 * slots, [](Arrays<B>& a, Routed<B> const& r) { gather_columns(a.backend(), r.probabilities, r.experts, r.gates); });
+    line("softmax", 2 * logits + rows,
+         [](Arrays<B>& a, Routed<B> const& r) { softmax(a.backend(), r.logits, r.probabilities, r.logsumexp); });
+    line("top-k", logits + slots,
+         [](Arrays<B>& a, Routed<B> const& r) { mf::top_k(a.backend(), r.logits, r.experts); });
+    line("gates", 3 * slots,
+         [](Arrays<B>& a, Routed<B> const& r) { gather_columns(a.backend(), r.probabilities, r.experts, r.gates); });
     run.line("sort by expert", shape, cost::moved(2 * slots), [=](Arrays<B>& a, Cost&) {
       Routed<B> const r(a, n, k, e, Load::skewed);
       auto const order = a.template allocate<std::int32_t>(p);

@@ -26,7 +26,9 @@ inline double median(std::vector<double> values) {
   return *middle;
 }
 
-inline double now() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
+inline double now() {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
+}
 
 /// Marks in a stream and the seconds between neighbours. Here: a platform that is never behind the host.
 class HostMarks {
@@ -66,7 +68,8 @@ class Timing {
  public:
   using Platform = typename B::Platform;
 
-  Timing(B& backend, Index warm_up, Index repeats, bool flush) : backend_(&backend), warm_up_(warm_up), repeats_(repeats) {
+  Timing(B& backend, Index warm_up, Index repeats, bool flush)
+      : backend_(&backend), warm_up_(warm_up), repeats_(repeats) {
     if (flush && Traits<Platform>::flushed_bytes > 0)
       flushed_ = mf::Buffer<float, typename B::Memory>(Traits<Platform>::flushed_bytes / Index{sizeof(float)});
   }
@@ -148,7 +151,8 @@ class Runner {
         Arrays<B> arrays(*backend_);
         auto const call = prepare(arrays, line.cost);
         line.seconds = timing_->median_seconds(call);
-        if (dense.m > 0) line.dense_flops = Traits<typename B::Platform>::dense_flops(*backend_, dense.m, dense.k, dense.n);
+        if (dense.m > 0)
+          line.dense_flops = Traits<typename B::Platform>::dense_flops(*backend_, dense.m, dense.k, dense.n);
       } catch (mf::CudaError const& error) {
         if (std::string(error.what()).find("device memory") == std::string::npos) throw;
         line.note = std::string("does not fit: ") + error.what();

@@ -3,10 +3,10 @@
 // that it is broken; and a whole model on the platform that runs nothing, where a host that touches what is the
 // device's dies. Prints what the programs print.
 
-#include <moduleformer/backend/cuda_emulated.cuh>
-
 #include "model_report.hpp"
 #include "primitives.hpp"
+
+#include <moduleformer/backend/cuda_emulated.cuh>
 
 #include <cstdio>
 #include <exception>
@@ -26,8 +26,19 @@ int main(int argc, char** argv) {
     bench::primitives(runner);
     report.finish();
 
-    bench::ModelOptions model{.tokens = 6, .rows = 2, .hidden = 32, .layers = 2, .heads = 2, .attention_hidden = 16, .ffn_hidden = 24,
-                              .attention_experts = 4, .ffn_experts = 8, .router_hidden = 16, .vocab = 50, .steps = 1, .context = 3};
+    bench::ModelOptions model{.tokens = 6,
+                              .rows = 2,
+                              .hidden = 32,
+                              .layers = 2,
+                              .heads = 2,
+                              .attention_hidden = 16,
+                              .ffn_hidden = 24,
+                              .attention_experts = 4,
+                              .ffn_experts = 8,
+                              .router_hidden = 16,
+                              .vocab = 50,
+                              .steps = 1,
+                              .context = 3};
     model.load = "skewed";
     model.decoded = 3;  // the third one repeats recorded work
     model.decoded_sequences = {1, 3};

@@ -21,7 +21,8 @@ void norms_and_sums(Runner<B>& run) {
       return [=, &a] { layer_norm(a.backend(), in, weight, bias, 1e-5, out, mean, inverse); };
     });
     run.line("layer norm, backward", shape, cost::moved(4 * x + 2 * rows), [=](Arrays<B>& a, Cost&) {
-      auto const in = a.random(n, d), out = a.template allocate<S>(n, d), dy = a.random(n, d), dx = a.template zeros<S>(n, d);
+      auto const in = a.random(n, d), out = a.template allocate<S>(n, d), dy = a.random(n, d),
+                 dx = a.template zeros<S>(n, d);
       auto const weight = a.random(d), bias = a.random(d);
       auto const mean = a.template allocate<float>(n), inverse = a.template allocate<float>(n);
       auto const dweight = a.template zeros<float>(d), dbias = a.template zeros<float>(d);
@@ -53,29 +54,34 @@ void tokens(Runner<B>& run) {
     for (bool const zipf : {false, true}) {
       auto const host = random_ids(n, v, zipf);
       std::string const each = shape + (zipf ? ", ids as of text" : ", even ids");
-      run.line("embedding", each, cost::moved(ids + x + cost::scalar * distinct(host) * cost::real(d)), [=](Arrays<B>& a, Cost&) {
-        auto const table = a.random(v, d), out = a.template allocate<S>(n, d);
-        auto const tokens = a.upload(host);
-        return [=, &a] { embedding(a.backend(), table, tokens, out); };
-      });
-      run.line("embedding, backward", each, cost::moved(ids + x + 2 * cost::sum * distinct(host) * cost::real(d)), [=](Arrays<B>& a, Cost&) {
-        auto const dout = a.random(n, d);
-        auto const tokens = a.upload(host);
-        auto const dtable = a.template zeros<float>(v, d);
-        return [=, &a] { embedding_backward(a.backend(), tokens, dout, dtable); };
-      });
+      run.line("embedding", each, cost::moved(ids + x + cost::scalar * distinct(host) * cost::real(d)),
+               [=](Arrays<B>& a, Cost&) {
+                 auto const table = a.random(v, d), out = a.template allocate<S>(n, d);
+                 auto const tokens = a.upload(host);
+                 return [=, &a] { embedding(a.backend(), table, tokens, out); };
+               });
+      run.line("embedding, backward", each, cost::moved(ids + x + 2 * cost::sum * distinct(host) * cost::real(d)),
+               [=](Arrays<B>& a, Cost&) {
+                 auto const dout = a.random(n, d);
+                 auto const tokens = a.upload(host);
+                 auto const dtable = a.template zeros<float>(v, d);
+                 return [=, &a] { embedding_backward(a.backend(), tokens, dout, dtable); };
+               });
     }
     for (bool const gradients : {false, true})
-      run.line(gradients ? "cross-entropy with gradients" : "cross-entropy", shape, cost::cross_entropy(n, d, v, gradients), [=](Arrays<B>& a, Cost&) {
-        auto const h = a.random(n, d), w = a.random(v, d);
-        a.randomise(w.reshape(v * d), 0.02f);
-        auto const labels = a.upload(random_ids(n, v, true));
-        auto const scale = a.upload(std::vector<double>{1.0 / static_cast<double>(n)});
-        auto const loss = a.template allocate<double>(1);
-        auto const dh = gradients ? a.template allocate<S>(n, d) : mf::Matrix<S>{};
-        auto const dw = gradients ? a.template zeros<float>(v, d) : mf::Matrix<float>{};
-        return [=, &a] { cross_entropy(a.backend(), h, w, labels, scale, dh, dw, loss); };
-      }, {n, d, v});
+      run.line(gradients ? "cross-entropy with gradients" : "cross-entropy", shape,
+               cost::cross_entropy(n, d, v, gradients),
+               [=](Arrays<B>& a, Cost&) {
+                 auto const h = a.random(n, d), w = a.random(v, d);
+                 a.randomise(w.reshape(v * d), 0.02f);
+                 auto const labels = a.upload(random_ids(n, v, true));
+                 auto const scale = a.upload(std::vector<double>{1.0 / static_cast<double>(n)});
+                 auto const loss = a.template allocate<double>(1);
+                 auto const dh = gradients ? a.template allocate<S>(n, d) : mf::Matrix<S>{};
+                 auto const dw = gradients ? a.template zeros<float>(v, d) : mf::Matrix<float>{};
+                 return [=, &a] { cross_entropy(a.backend(), h, w, labels, scale, dh, dw, loss); };
+               },
+               {n, d, v});
   }
 }
 
@@ -88,8 +94,8 @@ void update(Runner<B>& run) {
   if (run.measures()) size = std::min(size, static_cast<Index>(Traits<typename B::Platform>::free_bytes() / 2 / 18));
   std::string const shape = Facts::number(static_cast<double>(size) * 1e-6, 4) + " M parameters";
   run.line("AdamW", shape, cost::adamw(cost::real(size)), [=](Arrays<B>& a, Cost&) {
-    auto const g = a.template random<float>(size), w = a.template random<float>(size), m = a.template zeros<float>(size),
-               v = a.template zeros<float>(size);
+    auto const g = a.template random<float>(size), w = a.template random<float>(size),
+               m = a.template zeros<float>(size), v = a.template zeros<float>(size);
     auto const rounded = a.template allocate<S>(size);
     auto const step = a.upload(std::vector<mf::AdamWStep>{{1e-4, 0.1, 0.05, 1}});
     mf::AdamWConstants const constants{0.9, 0.95, 1e-8, 0.1};
