@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: MIT
 # tests/<layer>/<name>_device.cu becomes the program test_<layer>_<name>_device and the ctest entry <layer>.<name>_device,
 # skipped (77) where there is no device. With MODULEFORMER_SELF_CONTAINED they need nothing but a driver, and read
-# golden files from the folder that they are run in: see build_device.sh.
+# golden files from the folder that they are run in: see build_device.sh. <name>_device_cpu.cpp beside it is what the CPU
+# computes to compare with.
 
 add_library(test_support_device OBJECT backend/cuda/device_main.cpp support/golden_index.cpp)
 target_link_libraries(test_support_device PUBLIC moduleformer::cuda Boost::unit_test_framework
@@ -21,6 +22,12 @@ foreach(file IN LISTS device_files)
   add_executable(${target} ${file})
   target_link_libraries(${target} PRIVATE test_support_device moduleformer_cuda_instances)
   target_include_directories(${target} PRIVATE ${CMAKE_CURRENT_SOURCE_DIR})
+  if(EXISTS ${CMAKE_CURRENT_SOURCE_DIR}/${name}_cpu.cpp)
+    add_library(${target}_cpu OBJECT ${name}_cpu.cpp)
+    target_link_libraries(${target}_cpu PRIVATE test_support_device Eigen3::Eigen)
+    target_include_directories(${target}_cpu PRIVATE ${CMAKE_CURRENT_SOURCE_DIR})
+    target_link_libraries(${target} PRIVATE ${target}_cpu)
+  endif()
   target_compile_options(${target} PRIVATE $<$<AND:$<CONFIG:Release>,$<COMPILE_LANGUAGE:CUDA>>:-Xcompiler=-O1>)
   add_dependencies(device_programs ${target})
   add_test(NAME ${entry} COMMAND ${target})
