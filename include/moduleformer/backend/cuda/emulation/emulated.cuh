@@ -53,6 +53,8 @@ struct Emulated {
       ::operator delete(data, std::align_val_t{alignment});
       used -= bytes;
     }
+    /// Bytes that are allocated.
+    [[nodiscard]] static std::size_t held() { return used; }
 
     static void lend(void* data, std::size_t bytes) {
       if (recording != nullptr) recording->work.emplace_back([=] { lend(data, bytes); });
