@@ -39,6 +39,12 @@ add_test(NAME cuda.registers COMMAND Python3::Interpreter ${PROJECT_SOURCE_DIR}/
   ${PROJECT_BINARY_DIR})
 set_tests_properties(cuda.registers PROPERTIES LABELS cuda)
 
+# Where no device is visible, every way to begin says so.
+add_executable(test_backend_cuda_no_device backend/cuda/no_device.cu)
+target_link_libraries(test_backend_cuda_no_device PRIVATE moduleformer_cuda_developer)
+add_test(NAME cuda.no_device COMMAND test_backend_cuda_no_device)
+set_tests_properties(cuda.no_device PROPERTIES LABELS cuda ENVIRONMENT CUDA_VISIBLE_DEVICES=-1)
+
 # Without a device the example says so, with one it succeeds.
 if(MODULEFORMER_BUILD_EXAMPLES)
   add_test(NAME cuda.quickstart COMMAND Python3::Interpreter ${CMAKE_CURRENT_SOURCE_DIR}/needs_device.py
