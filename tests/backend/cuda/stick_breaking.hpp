@@ -157,7 +157,8 @@ BOOST_AUTO_TEST_CASE_TEMPLATE(weights_times_values_are_the_output, B, Backends) 
         for (Index x = h * 12; x < (h + 1) * 12; ++x) {
           double y = variant.keep_remainder ? rest * in.v(s.key_begin + position, x) : 0.0;
           for (Index j = 0; j < s.key_count; ++j) y += static_cast<double>(a[j]) * in.v(s.key_begin + j, x);
-          BOOST_TEST(std::abs(y - out.y[static_cast<std::size_t>(row * c.width() + x)]) < (sizeof(S) == 4 ? 1e-5 : 2e-2));
+          BOOST_TEST(std::abs(y - out.y[static_cast<std::size_t>(row * c.width() + x)]) <
+                     (sizeof(S) == 4 ? 1e-5 : 2e-2));
         }
       }
   }

@@ -140,7 +140,8 @@ BOOST_AUTO_TEST_CASE_TEMPLATE(bits_do_not_depend_on_packing, B, Backends) {
     add(separate.dq, found.dq);  // rows of other sequences are 0
     if (&sequence == &packed.sequences[1]) {
       // Blocks of keys that the sequence has to itself.
-      for (std::size_t i = 64 * 24; i < 83 * 24; ++i) BOOST_TEST((found.dk[i] == together.dk[i] && found.dv[i] == together.dv[i]));
+      for (std::size_t i = 64 * 24; i < 83 * 24; ++i)
+        BOOST_TEST((found.dk[i] == together.dk[i] && found.dv[i] == together.dv[i]));
     }
   }
   BOOST_TEST((separate.dq == together.dq));

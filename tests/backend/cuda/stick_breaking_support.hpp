@@ -31,7 +31,8 @@ void round_to(AttentionInputs<double>& in) {
 }
 
 template <class S>
-AttentionInputs<double> stored_inputs(AttentionCase const& c, std::uint64_t seed, double mean = -1, double deviation = 1) {
+AttentionInputs<double> stored_inputs(AttentionCase const& c, std::uint64_t seed, double mean = -1,
+                                      double deviation = 1) {
   auto in = random_inputs(c, seed, mean, deviation);
   round_to<S>(in);
   return in;
@@ -45,7 +46,8 @@ inline std::string describe(AttentionCase const& c, StickBreakingVariant variant
   return text.str();
 }
 
-/// Head sizes that bfloat16 has kernels of its own for, and wide ones on tensor cores; lengths around tiles of 64 and 128 rows and blocks of 64 keys.
+/// Head sizes that bfloat16 has kernels of its own for, and wide ones on tensor cores; lengths around tiles of 64 and
+/// 128 rows and blocks of 64 keys.
 inline std::vector<AttentionCase> tensor_cases() {
   std::vector<AttentionCase> cases;
   cases.push_back(single(70, 70, 1, 136, 2));
@@ -81,16 +83,16 @@ inline double log_stick_error(std::vector<double> found, std::vector<double> exp
 /// What to ask of a call beside its sizes.
 struct AttentionOptions {
   bool gradients = false;
-  bool shared_keys = false;       // v is k, dv is dk
-  Index state_bytes = 64 << 20;   // for backward
+  bool shared_keys = false;      // v is k, dv is dk
+  Index state_bytes = 64 << 20;  // for backward
 };
 
 /// dk and dv begin as initial_gradient.
 inline constexpr double initial_gradient = 0x1p-6;
 
 template <class B>
-Attended attend(Device<B>& device, AttentionCase const& c, StickBreakingVariant variant, AttentionInputs<double> const& in,
-                AttentionOptions options = {}) {
+Attended attend(Device<B>& device, AttentionCase const& c, StickBreakingVariant variant,
+                AttentionInputs<double> const& in, AttentionOptions options = {}) {
   using S = typename B::Scalar;
   auto const sequences = device.upload(c.sequences);
   auto const matrix = [&](Array<double, 2> const& host) -> Matrix<S const> {
@@ -101,8 +103,12 @@ Attended attend(Device<B>& device, AttentionCase const& c, StickBreakingVariant 
   auto const log_stick = device.template allocate<float>(c.rows(), c.extents.heads);
   auto const stop = device.template allocate<std::int32_t>(c.rows(), c.extents.heads);
   stick_breaking_forward(device.backend(), variant, c.extents, sequences, q, k, v, y, log_stick, stop);
-  Attended out{device.template download<double>(y), device.template download<double>(log_stick), device.download(stop),
-               {}, {}, {}};
+  Attended out{device.template download<double>(y),
+               device.template download<double>(log_stick),
+               device.download(stop),
+               {},
+               {},
+               {}};
   if (!options.gradients) return out;
   auto const dq = device.template allocate<S>(c.rows(), c.width());
   auto const begun = [&] {
@@ -111,8 +117,8 @@ Attended attend(Device<B>& device, AttentionCase const& c, StickBreakingVariant 
     return gradient;
   };
   auto const dk = begun(), dv = options.shared_keys ? dk : begun();
-  detail::attend_backward<S>(device.backend(), variant, c.extents, sequences, matrix(in.dy), q, k, v, log_stick, stop, dq,
-                             dk, dv, options.state_bytes);
+  detail::attend_backward<S>(device.backend(), variant, c.extents, sequences, matrix(in.dy), q, k, v, log_stick, stop,
+                             dq, dk, dv, options.state_bytes);
   out.dq = device.template download<double>(dq);
   out.dk = device.template download<double>(dk);
   out.dv = device.template download<double>(dv);

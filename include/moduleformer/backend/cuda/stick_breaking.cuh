@@ -3,8 +3,8 @@
 // Stick-breaking attention, forward, on the CUDA backend (kernels/stick_breaking.cuh). The grid is bounded by the rows
 // and the number of sequences; blocks find their tiles on the device.
 
-#include <moduleformer/backend/checks.hpp>
 #include <moduleformer/backend/backend.hpp>
+#include <moduleformer/backend/checks.hpp>
 #include <moduleformer/backend/cuda/cuda.cuh>
 #include <moduleformer/backend/cuda/kernels/attention_float_product.cuh>
 #include <moduleformer/backend/cuda/kernels/attention_tensor_product.cuh>
@@ -29,18 +29,23 @@ using AttentionUnits = std::conditional_t<std::is_same_v<S, float>, kernels::Nat
 
 /// The arguments as kernels take them; throws where they do not fit. What a sequence names is not checked.
 template <CudaScalar S>
-kernels::AttentionShape attention_shape(char const* where, StickBreakingVariant variant, AttentionExtents const& extents,
-                                        Vector<Sequence const> sequences, Matrix<S const> q, Matrix<S const> k,
-                                        Matrix<S const> v) {
+kernels::AttentionShape attention_shape(char const* where, StickBreakingVariant variant,
+                                        AttentionExtents const& extents, Vector<Sequence const> sequences,
+                                        Matrix<S const> q, Matrix<S const> k, Matrix<S const> v) {
   expect_attention(where, extents, q, k, v);
   // Rows are counted, and places in a block of keys found, in 32 bits.
   constexpr Index most = std::numeric_limits<std::int32_t>::max(), widest = most / 128;
-  expects(std::max({q.extent(0), k.extent(0), sequences.extent(0)}) < most && q.extent(1) <= widest, where, ": expected less than ",
-          most, " query rows, keys and sequences of at most ", widest, " columns, found ", q.extent(0), ", ", k.extent(0),
-          ", ", sequences.extent(0), " and ", q.extent(1));
-  return {sequences.data(), static_cast<int>(sequences.extent(0)), static_cast<int>(extents.heads),
-          static_cast<int>(extents.head_size), static_cast<int>(extents.rows_per_token), variant.inclusive,
-          variant.keep_remainder, q.extent(0)};
+  expects(std::max({q.extent(0), k.extent(0), sequences.extent(0)}) < most && q.extent(1) <= widest, where,
+          ": expected less than ", most, " query rows, keys and sequences of at most ", widest, " columns, found ",
+          q.extent(0), ", ", k.extent(0), ", ", sequences.extent(0), " and ", q.extent(1));
+  return {sequences.data(),
+          static_cast<int>(sequences.extent(0)),
+          static_cast<int>(extents.heads),
+          static_cast<int>(extents.head_size),
+          static_cast<int>(extents.rows_per_token),
+          variant.inclusive,
+          variant.keep_remainder,
+          q.extent(0)};
 }
 
 /// At least as many tiles as the sequences' rows have, however they are divided.
@@ -99,9 +104,18 @@ void stick_breaking_forward(CudaBackend<S, P>& backend, StickBreakingVariant var
 
   using Units = detail::AttentionUnits<S>;
   Index const heads = extents.heads;
-  kernels::StickBreakingCall<S> call{shape, q.data(), k.data(), v.data(), y.data(), nullptr, log_stick.data(), stop.data(),
+  kernels::StickBreakingCall<S> call{shape,
+                                     q.data(),
+                                     k.data(),
+                                     v.data(),
+                                     y.data(),
+                                     nullptr,
+                                     log_stick.data(),
+                                     stop.data(),
                                      detail::attention_scale<Units>(extents.head_size),
-                                     detail::attention_bound<Units>(extents.stop_below), false, 0};
+                                     detail::attention_bound<Units>(extents.stop_below),
+                                     false,
+                                     0};
   if (detail::is_narrow(shape)) {
     call.packed = extents.head_size % 8 == 0 && kernels::may_pack<8>(q.data(), k.data(), v.data(), y.data());
     return detail::attend_narrow<Units>(backend, call);
@@ -111,22 +125,25 @@ void stick_breaking_forward(CudaBackend<S, P>& backend, StickBreakingVariant var
     if (aligned && detail::with_tensor_head(extents.head_size, [&](auto d) {
           using Kernel = kernels::StickBreakingTensorForward<d>;
           call.tiles = detail::most_tiles(shape, Kernel::size);
-          backend.launch(Kernel{call}, call.tiles * heads + detail::ceil_divide(shape.rows, Kernel::threads), Kernel::shared_bytes);
+          backend.launch(Kernel{call}, call.tiles * heads + detail::ceil_divide(shape.rows, Kernel::threads),
+                         Kernel::shared_bytes);
         }))
       return;
   }
   Scope const scope{backend.workspace()};
-  detail::with_attention_product<S>(extents.head_size, kernels::may_pack<8>(q.data(), k.data(), v.data(), y.data()), [&]<class Product>() {
-    using Kernel = kernels::StickBreakingForward<Product, Units>;
-    if (extents.head_size > Kernel::size) {
-      if constexpr (std::is_same_v<S, float>) call.sums = y.data();
-      else call.sums = backend.workspace().template allocate<float>(q.size()).data();
-    }
-    call.packed = extents.head_size % 4 == 0 && kernels::may_pack<4>(q.data(), k.data(), v.data(), y.data(), call.sums);
-    call.tiles = detail::most_tiles(shape, Kernel::size);
-    backend.launch(Kernel{call}, call.tiles * heads + detail::ceil_divide(shape.rows, Kernel::threads),
-                   Kernel::shared_floats * sizeof(float));
-  });
+  detail::with_attention_product<S>(
+      extents.head_size, kernels::may_pack<8>(q.data(), k.data(), v.data(), y.data()), [&]<class Product>() {
+        using Kernel = kernels::StickBreakingForward<Product, Units>;
+        if (extents.head_size > Kernel::size) {
+          if constexpr (std::is_same_v<S, float>) call.sums = y.data();
+          else call.sums = backend.workspace().template allocate<float>(q.size()).data();
+        }
+        call.packed =
+            extents.head_size % 4 == 0 && kernels::may_pack<4>(q.data(), k.data(), v.data(), y.data(), call.sums);
+        call.tiles = detail::most_tiles(shape, Kernel::size);
+        backend.launch(Kernel{call}, call.tiles * heads + detail::ceil_divide(shape.rows, Kernel::threads),
+                       Kernel::shared_floats * sizeof(float));
+      });
 }
 
 }  // namespace moduleformer

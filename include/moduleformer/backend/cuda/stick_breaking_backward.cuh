@@ -30,8 +30,10 @@ kernels::StatePlaces allocate_states(Workspace<Memory>& workspace, kernels::Atte
   return {workspace.template allocate<kernels::RowState>(shape.heads, capacity).data(),
           workspace.template allocate<std::int32_t>(shape.heads, tiles).data(),
           workspace.template allocate<Index>(shape.sequence_count).data(),
-          workspace.template allocate<Index>(shape.sequence_count).data(), workspace.template allocate<int>(1).data(),
-          capacity, tiles};
+          workspace.template allocate<Index>(shape.sequence_count).data(),
+          workspace.template allocate<int>(1).data(),
+          capacity,
+          tiles};
 }
 
 template <CudaScalar S, class P>
@@ -53,11 +55,25 @@ void attend_backward(CudaBackend<S, P>& backend, StickBreakingVariant variant, A
   auto& workspace = backend.workspace();
   Scope const scope{workspace};
   kernels::StickBreakingBackwardCall<S> call{
-      shape, dy.data(), q.data(), k.data(), v.data(), log_stick.data(), stop.data(), dq.data(), dk.data(), dv.data(),
-      nullptr, nullptr, nullptr,
+      shape,
+      dy.data(),
+      q.data(),
+      k.data(),
+      v.data(),
+      log_stick.data(),
+      stop.data(),
+      dq.data(),
+      dk.data(),
+      dv.data(),
+      nullptr,
+      nullptr,
+      nullptr,
       variant.keep_remainder ? workspace.template allocate<float>(shape.rows, extents.heads).data() : nullptr,
       allocate_states(workspace, shape, k.extent(0), state_bytes),
-      attention_scale<Units>(extents.head_size), attention_scale<kernels::NaturalUnits>(extents.head_size), false, k.extent(0)};
+      attention_scale<Units>(extents.head_size),
+      attention_scale<kernels::NaturalUnits>(extents.head_size),
+      false,
+      k.extent(0)};
   backend.launch(kernels::PlanStates{shape, call.places}, 1);
   auto const launch = [&](auto queries, auto keys, std::size_t query_bytes, std::size_t key_bytes) {
     backend.launch(queries, call.template query_blocks<decltype(queries)::threads>(), query_bytes);
@@ -85,8 +101,8 @@ void attend_backward(CudaBackend<S, P>& backend, StickBreakingVariant variant, A
       call.dv_sums = dk.data() == dv.data() ? call.dk_sums : sums_of(dv);
     }
     call.packed = extents.head_size % 4 == 0 &&
-                  kernels::may_pack<4>(dy.data(), q.data(), k.data(), v.data(), dq.data(), dk.data(), dv.data(), call.dq_sums,
-                                       call.dk_sums, call.dv_sums);
+                  kernels::may_pack<4>(dy.data(), q.data(), k.data(), v.data(), dq.data(), dk.data(), dv.data(),
+                                       call.dq_sums, call.dk_sums, call.dv_sums);
     constexpr std::size_t bytes = Queries::shared_floats * sizeof(float);
     launch(Queries{{call}}, Keys{{call}}, bytes, bytes);
   });

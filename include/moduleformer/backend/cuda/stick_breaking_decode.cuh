@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 #pragma once
-// Attention of few rows over many keys on the CUDA backend (kernels/stick_breaking_decode.cuh): how the keys are shared.
-// All sizes follow from the call's shapes, so that the bits do not depend on the device.
+// Attention of few rows over many keys on the CUDA backend (kernels/stick_breaking_decode.cuh): how the keys are
+// shared. All sizes follow from the call's shapes, so that the bits do not depend on the device.
 
 #include <moduleformer/backend/cuda/cuda.cuh>
 #include <moduleformer/backend/cuda/kernels/stick_breaking_decode.cuh>
@@ -13,7 +13,8 @@ namespace moduleformer::detail {
 
 /// Whether a call's sequences have few rows each, as far as the host can know.
 inline bool is_narrow(kernels::AttentionShape const& shape) {
-  return shape.rows <= Index{2} * kernels::narrow_rows * shape.sequence_count && shape.head_size <= kernels::narrow_widest;
+  return shape.rows <= Index{2} * kernels::narrow_rows * shape.sequence_count &&
+         shape.head_size <= kernels::narrow_widest;
 }
 
 template <class Units, CudaScalar S, class P>
@@ -31,9 +32,13 @@ void attend_narrow(CudaBackend<S, P>& backend, kernels::StickBreakingCall<S> cal
     Scope const scope{backend.workspace()};
     auto& workspace = backend.workspace();
     kernels::NarrowCall<S> const narrow{
-        call, workspace.template allocate<float>(units * (parts + 1), kernels::narrow_rows, shape.head_size).data(),
+        call,
+        workspace.template allocate<float>(units * (parts + 1), kernels::narrow_rows, shape.head_size).data(),
         workspace.template allocate<float>(units * (parts + 1), kernels::narrow_rows).data(),
-        workspace.template allocate<int>(units * (parts + 1)).data(), parts, newest, block_keys};
+        workspace.template allocate<int>(units * (parts + 1)).data(),
+        parts,
+        newest,
+        block_keys};
     std::size_t const bytes = Newest::shared_bytes(shape.head_size);
     backend.launch(Newest{narrow}, units + ceil_divide(shape.rows, Newest::threads), bytes);
     backend.launch(Older{narrow}, units * parts, bytes);

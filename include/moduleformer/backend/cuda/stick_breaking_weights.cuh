@@ -2,8 +2,8 @@
 #pragma once
 // The attention matrix of one sequence on the CUDA backend, for observation and as a check of the blocked kernels.
 
-#include <moduleformer/backend/checks.hpp>
 #include <moduleformer/backend/backend.hpp>
+#include <moduleformer/backend/checks.hpp>
 #include <moduleformer/backend/cuda/cuda.cuh>
 #include <moduleformer/backend/cuda/kernels/stick_breaking_weights.cuh>
 #include <moduleformer/core/error.hpp>

@@ -18,7 +18,7 @@ template <class S>
 struct AttentionFloatProduct {
   using Scalar = S;
   static constexpr int threads = 256, size = 64, depth = 32;
-  static constexpr int pitch = size + 4;          // of what lies in shared memory, keeping rows 16-byte aligned
+  static constexpr int pitch = size + 4;            // of what lies in shared memory, keeping rows 16-byte aligned
   static constexpr int scores_size = size * pitch;  // floats of a block of scores, stored key by key
   static constexpr int staging_size = 2 * depth * pitch;
 
@@ -84,8 +84,8 @@ struct AttentionFloatProduct {
 
   /// v: rows of the head from the first of 64 columns on, of which `width` exist.
   template <bool transposed, class Thread>
-  static MODULEFORMER_DEVICE void weighted(Thread const& thread, float* staging, Weights<transposed> const& weights, HeadRows<S> v,
-                                           int width, Sums& sums) {
+  static MODULEFORMER_DEVICE void weighted(Thread const& thread, float* staging, Weights<transposed> const& weights,
+                                           HeadRows<S> v, int width, Sums& sums) {
     for (int first = 0; first < v.end; first += depth) {
       thread.sync();
       for (int i = thread.index(); i < depth * size / 4; i += threads) {

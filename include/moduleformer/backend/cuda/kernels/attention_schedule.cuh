@@ -7,7 +7,6 @@
 
 #include <moduleformer/backend/arguments.hpp>
 #include <moduleformer/backend/cuda/kernels/warp.cuh>
-#include <moduleformer/backend/cuda/kernels/warp.cuh>
 #include <moduleformer/core/platform.hpp>
 #include <moduleformer/core/types.hpp>
 
@@ -70,7 +69,8 @@ struct QueryTile {
 
 /// Tile number `number` of the call's tiles of tile_rows rows, sequence by sequence; without rows if there are fewer.
 template <class Thread>
-MODULEFORMER_DEVICE QueryTile find_tile(Thread const& thread, AttentionShape const& shape, Index number, int tile_rows) {
+MODULEFORMER_DEVICE QueryTile find_tile(Thread const& thread, AttentionShape const& shape, Index number,
+                                        int tile_rows) {
   int first = 0, count = shape.sequence_count;
   do {
     int const strip = (count + 31) / 32, begin = thread.lane() * strip;

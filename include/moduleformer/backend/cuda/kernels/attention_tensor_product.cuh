@@ -15,9 +15,9 @@ namespace moduleformer::kernels {
 struct AttentionTensorProduct {
   using Scalar = bfloat16;
   static constexpr int threads = 256, size = 64, depth = 64;
-  static constexpr int pitch = size + 4;            // of a key's scores, in floats
-  static constexpr int scores_size = size * pitch;  // floats of a block of scores, stored key by key
-  static constexpr int part = size * depth;         // elements of a part of rows
+  static constexpr int pitch = size + 4;                 // of a key's scores, in floats
+  static constexpr int scores_size = size * pitch;       // floats of a block of scores, stored key by key
+  static constexpr int part = size * depth;              // elements of a part of rows
   static constexpr int staging_size = 2 * 2 * part / 2;  // floats: two stages of two parts
 
   struct Sums {
@@ -58,8 +58,8 @@ struct AttentionTensorProduct {
 
   /// c_ij += sum_x a_ix b_jx.
   template <class Thread>
-  static MODULEFORMER_DEVICE void scores(Thread const& thread, float* staging, HeadRows<bfloat16> a, HeadRows<bfloat16> b,
-                                         int width, Sums& own) {
+  static MODULEFORMER_DEVICE void scores(Thread const& thread, float* staging, HeadRows<bfloat16> a,
+                                         HeadRows<bfloat16> b, int width, Sums& own) {
     auto* const parts = reinterpret_cast<bfloat16*>(staging);
     auto const stage_columns = [&](int x, int stage) {
       copy_part(thread, a, x, width, parts + stage * 2 * part);
@@ -82,7 +82,8 @@ struct AttentionTensorProduct {
         thread.load_matrices(fragment, left + chunk_place(first_row(thread) + lane % 16, k / 8 + lane / 16));
         MODULEFORMER_UNROLL
         for (int n = 0; n < 4; n += 2) {
-          thread.load_matrices(words, right + chunk_place(first_column(thread) + 8 * n + lane / 16 * 8 + lane % 8, k / 8 + lane / 8 % 2));
+          thread.load_matrices(words, right + chunk_place(first_column(thread) + 8 * n + lane / 16 * 8 + lane % 8,
+                                                          k / 8 + lane / 8 % 2));
           thread.multiply_add(own.at[n], fragment, {words[0], words[1]});
           thread.multiply_add(own.at[n + 1], fragment, {words[2], words[3]});
         }
@@ -112,8 +113,8 @@ struct AttentionTensorProduct {
 
   /// c_ix += sum_j w_ij v_jx; v: rows of the head from the first of 64 columns on, of which `width` exist.
   template <class Thread>
-  static MODULEFORMER_DEVICE void weighted(Thread const& thread, float* staging, Weights const& weights, HeadRows<bfloat16> v,
-                                           int width, Sums& own) {
+  static MODULEFORMER_DEVICE void weighted(Thread const& thread, float* staging, Weights const& weights,
+                                           HeadRows<bfloat16> v, int width, Sums& own) {
     auto* const values = reinterpret_cast<bfloat16*>(staging);
     thread.sync();
     copy_part(thread, v, 0, width, values);
@@ -126,7 +127,8 @@ struct AttentionTensorProduct {
       MODULEFORMER_UNROLL
       for (int n = 0; n < 4; n += 2) {
         std::uint32_t words[4];
-        thread.load_matrices_transposed(words, values + chunk_place(16 * k + lane % 16, first_column(thread) / 8 + n + lane / 16));
+        thread.load_matrices_transposed(
+            words, values + chunk_place(16 * k + lane % 16, first_column(thread) / 8 + n + lane / 16));
         thread.multiply_add(own.at[n], weights.words[k], {words[0], words[1]});
         thread.multiply_add(own.at[n + 1], weights.words[k], {words[2], words[3]});
       }
@@ -146,12 +148,14 @@ struct AttentionTensorProduct {
 
   /// Begins to copy columns [x, x + 64) of 64 rows; what does not exist becomes 0.
   template <class Thread>
-  static MODULEFORMER_DEVICE void copy_part(Thread const& thread, HeadRows<bfloat16> const& rows, int x, int width, bfloat16* to) {
+  static MODULEFORMER_DEVICE void copy_part(Thread const& thread, HeadRows<bfloat16> const& rows, int x, int width,
+                                            bfloat16* to) {
     MODULEFORMER_UNROLL
     for (int i = 0; i < size * 8 / threads; ++i) {
       int const at = i * threads + thread.index(), row = at / 8, chunk = at % 8, left = 2 * (width - x - 8 * chunk);
       bool const exists = row >= rows.begin && row < rows.end && left > 0;
-      thread.copy_async(to + chunk_place(row, chunk), exists ? rows.data + row * rows.stride + x + 8 * chunk : rows.data,
+      thread.copy_async(to + chunk_place(row, chunk),
+                        exists ? rows.data + row * rows.stride + x + 8 * chunk : rows.data,
                         exists ? (left < 16 ? left : 16) : 0);
     }
   }

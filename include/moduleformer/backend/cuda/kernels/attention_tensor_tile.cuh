@@ -28,9 +28,7 @@ struct AttentionTensorTile {
     return (key * chunks + (chunk ^ key_mix(key / 16, key % 2))) * 8;
   }
   static MODULEFORMER_DEVICE int key_mix(int group, int odd) { return chunks % 8 == 0 ? group | odd << 2 : group; }
-  static MODULEFORMER_DEVICE int row_place(int row, int chunk) {
-    return (row * chunks + (chunk ^ row_mix(row))) * 8;
-  }
+  static MODULEFORMER_DEVICE int row_place(int row, int chunk) { return (row * chunks + (chunk ^ row_mix(row))) * 8; }
   static MODULEFORMER_DEVICE int row_mix(int row) { return chunks % 8 == 0 ? row & 7 : row >> 1 & 3; }
 
   template <bool by_key>
@@ -40,19 +38,19 @@ struct AttentionTensorTile {
 
   /// Begins to copy `count` rows; those outside of [begin, end) become zeros. The caller commits.
   template <int threads, int count, bool by_key, class Thread>
-  static MODULEFORMER_DEVICE void copy_rows(Thread const& thread, bfloat16 const* from, Index stride, int begin, int end,
-                                            bfloat16* to) {
+  static MODULEFORMER_DEVICE void copy_rows(Thread const& thread, bfloat16 const* from, Index stride, int begin,
+                                            int end, bfloat16* to) {
     constexpr int copies = count * chunks / threads;
     static_assert(copies * threads == count * chunks && (copies <= 4 || copies % 2 == 0));
     // Many copies are a loop: their addresses would take registers that wide heads do not have.
     MODULEFORMER_NO_UNROLL
-    for (int first = 0; first < copies; first += copies > 4 ? 2 : copies)
+    for (int first = 0; first<copies; first += copies> 4 ? 2 : copies)
       MODULEFORMER_UNROLL
       for (int i = 0; i < (copies > 4 ? 2 : copies); ++i) {
         int const at = (first + i) * threads + thread.opaque(thread.index()), row = at / chunks, chunk = at % chunks;
         bool const exists = row >= begin && row < end;
-        thread.copy_async(to + place<by_key>(row, chunk), exists ? from + (row * static_cast<int>(stride) + chunk * 8) : from,
-                          exists ? 16 : 0);
+        thread.copy_async(to + place<by_key>(row, chunk),
+                          exists ? from + (row * static_cast<int>(stride) + chunk * 8) : from, exists ? 16 : 0);
       }
   }
 
@@ -109,7 +107,8 @@ struct AttentionTensorTile {
   static MODULEFORMER_DEVICE void scores(Thread const& thread, Load const& load, bfloat16 const* part, Scores& s) {
     clear(s);
     // Row c of a matrix is key 16 (c/2) + c%2, plus 2n: its permutation does not depend on n.
-    int const lane = thread.opaque(thread.lane()), c = lane % 8, key = 16 * (c / 2) + c % 2, mix = key_mix(c / 2, c % 2);
+    int const lane = thread.opaque(thread.lane()), c = lane % 8, key = 16 * (c / 2) + c % 2,
+              mix = key_mix(c / 2, c % 2);
     auto const add = [&](int k) {
       std::uint32_t a[2][4];
       load(k, a[0]);
@@ -135,7 +134,8 @@ struct AttentionTensorTile {
 
   /// out += weights . rows of the part, the weights rounded to bfloat16.
   template <class Thread>
-  static MODULEFORMER_DEVICE void weighted(Thread const& thread, Scores const& weights, bfloat16 const* part, Output& out) {
+  static MODULEFORMER_DEVICE void weighted(Thread const& thread, Scores const& weights, bfloat16 const* part,
+                                           Output& out) {
     std::uint32_t a[4][4];
     MODULEFORMER_UNROLL
     for (int k = 0; k < 4; ++k)

@@ -22,13 +22,13 @@ struct StickBreakingCall {
   S const* k;
   S const* v;
   S* y;
-  float* sums;           // may be y
-  float* log_stick;      // (P,H) or null
-  std::int32_t* stop;    // (P,H) or null
-  float scale;           // of q.k, in the units of the scan
-  float log_bound;       // rows whose stick's logarithm is below are done, in the units of the scan
-  bool packed;           // see HeadRows
-  Index tiles;           // at least as many as there are; the other blocks clear rows of no sequence
+  float* sums;         // may be y
+  float* log_stick;    // (P,H) or null
+  std::int32_t* stop;  // (P,H) or null
+  float scale;         // of q.k, in the units of the scan
+  float log_bound;     // rows whose stick's logarithm is below are done, in the units of the scan
+  bool packed;         // see HeadRows
+  Index tiles;         // at least as many as there are; the other blocks clear rows of no sequence
 
   /// Rows that belong to no sequence become 0.
   template <class Thread>
@@ -95,7 +95,8 @@ struct StickBreakingForward {
       int const keys = newest - oldest < size ? newest - oldest : size;
       Sums products;
       Product::clear(products);
-      Product::scores(thread, staging, queries, HeadRows<S>{all_keys + oldest * stride, stride, 0, keys, call.packed}, d, products);
+      Product::scores(thread, staging, queries, HeadRows<S>{all_keys + oldest * stride, stride, 0, keys, call.packed},
+                      d, products);
       Product::put_scores(thread, products, scores);
       thread.sync();
       float x[run_keys];
@@ -136,7 +137,8 @@ struct StickBreakingForward {
     });
   }
   template <class Thread>
-  MODULEFORMER_DEVICE void load_sums(Thread const& thread, QueryTile const& tile, Index place, int c, bool zero, Sums& out) const {
+  MODULEFORMER_DEVICE void load_sums(Thread const& thread, QueryTile const& tile, Index place, int c, bool zero,
+                                     Sums& out) const {
     Product::clear(out);
     if (zero) return;
     for_places(thread, tile, c, out, [&](int row, int x, int left, auto& part) {
@@ -144,7 +146,8 @@ struct StickBreakingForward {
     });
   }
   template <class Thread>
-  MODULEFORMER_DEVICE void store_sums(Thread const& thread, QueryTile const& tile, Index place, int c, Sums& out) const {
+  MODULEFORMER_DEVICE void store_sums(Thread const& thread, QueryTile const& tile, Index place, int c,
+                                      Sums& out) const {
     for_places(thread, tile, c, out, [&](int row, int x, int left, auto& part) {
       store(call.sums + place + row * call.shape.stride() + x, left, call.packed, part);
     });

@@ -32,7 +32,8 @@ struct StickBreakingBackwardBase {
 
   StickBreakingBackwardCall<S> call;
 
-  [[nodiscard]] MODULEFORMER_DEVICE HeadRows<S> rows(S const* matrix, Index row, Index column, int begin, int end) const {
+  [[nodiscard]] MODULEFORMER_DEVICE HeadRows<S> rows(S const* matrix, Index row, Index column, int begin,
+                                                     int end) const {
     return {matrix + row * call.shape.stride() + column, call.shape.stride(), begin, end, call.packed};
   }
   /// Rows of keys or values from key `base` of the sequence on, which may be negative.
@@ -44,7 +45,8 @@ struct StickBreakingBackwardBase {
   /// Scores and A of the tile and the block to weights and dl of the thread's run, and the row's next state.
   template <class Thread>
   MODULEFORMER_DEVICE void visit(Thread const& thread, QueryTile const& tile, Index column, int base, float* staging,
-                                 float* scores, float* values, Row& row, float (&x)[run_keys], float (&score)[run_keys]) const {
+                                 float* scores, float* values, Row& row, float (&x)[run_keys],
+                                 float (&score)[run_keys]) const {
     int const newest = tile.visible_end(tile.rows - 1), d = call.shape.head_size;
     int const own_row = thread.index() / lanes, run = thread.index() % lanes * run_keys;
     Sums products;
@@ -78,10 +80,10 @@ struct StickBreakingBackwardBase {
 template <class Product, class Units>
 struct StickBreakingQueryGradient : StickBreakingBackwardBase<Product, Units> {
   using Base = StickBreakingBackwardBase<Product, Units>;
+  using Base::call, Base::lanes, Base::size, Base::threads;
   using typename Base::Row;
   using typename Base::S;
   using typename Base::Sums;
-  using Base::call, Base::lanes, Base::size, Base::threads;
 
   template <class Thread>
   MODULEFORMER_DEVICE void operator()(Thread const& thread) const {
@@ -114,7 +116,8 @@ struct StickBreakingQueryGradient : StickBreakingBackwardBase<Product, Units> {
       auto const weights = Product::template take<false>(thread, scores);
       for (int c = 0; c < d; c += size) {
         if (d > size) load_sums(thread, tile, column, c, block == first_block, sums);
-        Product::weighted(thread, staging, weights, this->block_rows(call.k, tile.sequence, base, newest, column + c), d - c, sums);
+        Product::weighted(thread, staging, weights, this->block_rows(call.k, tile.sequence, base, newest, column + c),
+                          d - c, sums);
         if (d > size)
           this->for_places(thread, 0, tile.rows, c, sums, [&](int i, int at, int left, auto& part) {
             store(call.dq_sums + (tile.matrix_row() + i) * stride + column + at, left, call.packed, part);
@@ -134,7 +137,8 @@ struct StickBreakingQueryGradient : StickBreakingBackwardBase<Product, Units> {
  private:
   /// dy_i.v_i of the thread's row, for both passes.
   template <class Thread>
-  MODULEFORMER_DEVICE void store_own(Thread const& thread, QueryTile const& tile, int row, int head, Index column) const {
+  MODULEFORMER_DEVICE void store_own(Thread const& thread, QueryTile const& tile, int row, int head,
+                                     Index column) const {
     AttentionShape const& shape = call.shape;
     float sum = 0;
     if (row < tile.rows) {
@@ -149,7 +153,8 @@ struct StickBreakingQueryGradient : StickBreakingBackwardBase<Product, Units> {
   }
 
   template <class Thread>
-  MODULEFORMER_DEVICE void load_sums(Thread const& thread, QueryTile const& tile, Index column, int c, bool zero, Sums& sums) const {
+  MODULEFORMER_DEVICE void load_sums(Thread const& thread, QueryTile const& tile, Index column, int c, bool zero,
+                                     Sums& sums) const {
     Product::clear(sums);
     if (zero) return;
     this->for_places(thread, 0, tile.rows, c, sums, [&](int i, int at, int left, auto& part) {
@@ -161,10 +166,10 @@ struct StickBreakingQueryGradient : StickBreakingBackwardBase<Product, Units> {
 template <class Product, class Units>
 struct StickBreakingKeyGradient : StickBreakingBackwardBase<Product, Units> {
   using Base = StickBreakingBackwardBase<Product, Units>;
+  using Base::call, Base::lanes, Base::size;
   using typename Base::Row;
   using typename Base::S;
   using typename Base::Sums;
-  using Base::call, Base::lanes, Base::size;
 
   /// Rows of the key matrix and columns that a block of threads has.
   struct Part {
@@ -205,7 +210,8 @@ struct StickBreakingKeyGradient : StickBreakingBackwardBase<Product, Units> {
   static constexpr bool sums_are_results = std::is_same_v<S, float>;  // of wide heads
 
   template <class Thread>
-  MODULEFORMER_DEVICE void visit_sequence(Thread const& thread, int index, Part const& part, Sums& key_sums, Sums& value_sums) const {
+  MODULEFORMER_DEVICE void visit_sequence(Thread const& thread, int index, Part const& part, Sums& key_sums,
+                                          Sums& value_sums) const {
     AttentionShape const& shape = call.shape;
     SequenceRows const sequence{shape, index};
     float* const staging = thread.template shared<float>();
@@ -218,7 +224,8 @@ struct StickBreakingKeyGradient : StickBreakingBackwardBase<Product, Units> {
     auto const next = [&](int from) {
       return call.places.template next_tile<1>(thread, part.head, sequence, from, base + size);
     };
-    for (int number = next(first_token * shape.slots / size); number * size < sequence.query_rows; number = next(number + 1)) {
+    for (int number = next(first_token * shape.slots / size); number * size < sequence.query_rows;
+         number = next(number + 1)) {
       QueryTile const tile{shape, sequence, number, size};
       Row row{call, tile, own_row, part.head};
       int const entry = first_block * size - phase;
@@ -243,8 +250,10 @@ struct StickBreakingKeyGradient : StickBreakingBackwardBase<Product, Units> {
           Product::clear(key_sums);
           Product::clear(value_sums);
         }
-        Product::weighted(thread, staging, weights, this->rows(call.dy, tile.matrix_row(), part.column + c, 0, tile.rows), d - c, value_sums);
-        Product::weighted(thread, staging, dl, this->rows(call.q, tile.matrix_row(), part.column + c, 0, tile.rows), d - c, key_sums);
+        Product::weighted(thread, staging, weights,
+                          this->rows(call.dy, tile.matrix_row(), part.column + c, 0, tile.rows), d - c, value_sums);
+        Product::weighted(thread, staging, dl, this->rows(call.q, tile.matrix_row(), part.column + c, 0, tile.rows),
+                          d - c, key_sums);
         if (d > size) {
           add_sums(thread, part, call.dv_sums, c, 1.0f, value_sums);
           add_sums(thread, part, call.dk_sums, c, call.scale, key_sums);
@@ -278,7 +287,8 @@ struct StickBreakingKeyGradient : StickBreakingBackwardBase<Product, Units> {
   }
   /// to += factor sums.
   template <class T, class Thread>
-  MODULEFORMER_DEVICE void add_sums(Thread const& thread, Part const& part, T* to, int c, float factor, Sums& sums) const {
+  MODULEFORMER_DEVICE void add_sums(Thread const& thread, Part const& part, T* to, int c, float factor,
+                                    Sums& sums) const {
     this->for_places(thread, 0, part.rows, c, sums, [&](int i, int at, int left, auto& some) {
       T* const place = to + (part.first_key + i) * call.shape.stride() + part.column + at;
       constexpr int count = sizeof(some) / sizeof(float);
@@ -291,7 +301,8 @@ struct StickBreakingKeyGradient : StickBreakingBackwardBase<Product, Units> {
   }
   /// dk += factor key_sums, dv += value_sums.
   template <class Thread>
-  MODULEFORMER_DEVICE void finish(Thread const& thread, Part const& part, int c, float factor, Sums& key_sums, Sums& value_sums) const {
+  MODULEFORMER_DEVICE void finish(Thread const& thread, Part const& part, int c, float factor, Sums& key_sums,
+                                  Sums& value_sums) const {
     if (call.dk == call.dv) {  // rounded once
       MODULEFORMER_UNROLL
       for (int i = 0; i < Product::sums; ++i) Product::sum(value_sums, i) += factor * Product::sum(key_sums, i);

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 // Stick-breaking attention forward of few query rows over many keys, as in decoding: the keys are read once, by inner
-// products, for up to four rows. A run of keys maps to (o, r); older before newer is (o_new + r_new o_old, r_new r_old).
-// First a block of threads for each tile and head visits the newest keys; where they leave any stick, several blocks
-// share the older keys, newest first within each, and their (o, r) are put together, newest first.
+// products, for up to four rows. A run of keys maps to (o, r); older before newer is (o_new + r_new o_old, r_new
+// r_old). First a block of threads for each tile and head visits the newest keys; where they leave any stick, several
+// blocks share the older keys, newest first within each, and their (o, r) are put together, newest first.
 
 #include <moduleformer/backend/cuda/kernels/attention_schedule.cuh>
 #include <moduleformer/backend/cuda/kernels/packs.cuh>
@@ -23,11 +23,11 @@ inline constexpr int narrow_rows = 4, narrow_threads = 128, narrow_widest = 8 * 
 template <class S>
 struct NarrowCall {
   StickBreakingCall<S> call;
-  float* outputs;       // (tiles, heads, parts + 1, rows, d)
-  float* log_sticks;    // (tiles, heads, parts + 1, rows), in the units of the scan
-  int* oldest;          // (tiles, heads, parts + 1)
+  float* outputs;     // (tiles, heads, parts + 1, rows, d)
+  float* log_sticks;  // (tiles, heads, parts + 1, rows), in the units of the scan
+  int* oldest;        // (tiles, heads, parts + 1)
   int parts;
-  int newest_keys;      // of part 0, a multiple of block_keys
+  int newest_keys;  // of part 0, a multiple of block_keys
   int block_keys;
 
   /// Keys [begin, end) of a part; none where begin >= end.
@@ -48,7 +48,8 @@ struct NarrowCall {
   /// Whether part 0 left no stick to any row of a tile.
   [[nodiscard]] MODULEFORMER_DEVICE bool used_up(Index tile, int head, int rows) const {
     bool all = true;
-    for (int row = 0; row < rows; ++row) all = all && log_sticks[place(tile, head, 0) * narrow_rows + row] < call.log_bound;
+    for (int row = 0; row < rows; ++row)
+      all = all && log_sticks[place(tile, head, 0) * narrow_rows + row] < call.log_bound;
     return all;
   }
 
@@ -78,7 +79,8 @@ struct StickBreakingNarrow {
   NarrowCall<S> narrow;
 
   [[nodiscard]] static std::size_t shared_bytes(int head_size) {
-    return (narrow_rows * static_cast<std::size_t>(head_size) + narrow_rows * pitch + threads * narrow_rows * 8) * sizeof(float);
+    return (narrow_rows * static_cast<std::size_t>(head_size) + narrow_rows * pitch + threads * narrow_rows * 8) *
+           sizeof(float);
   }
 
   template <class Thread>
@@ -105,11 +107,14 @@ struct StickBreakingNarrow {
     S const* const values = call.v + tile.sequence.key_row * stride + column;
     for (int i = thread.index(); i < narrow_rows * d; i += threads) {
       int const row = i / d;
-      queries[i] = row < tile.rows ? call.scale * static_cast<float>(call.q[(tile.matrix_row() + row) * stride + column + i % d]) : 0.0f;
+      queries[i] = row < tile.rows
+                       ? call.scale * static_cast<float>(call.q[(tile.matrix_row() + row) * stride + column + i % d])
+                       : 0.0f;
     }
     int const row = thread.index() / lanes, run = thread.index() % lanes * run_keys;
     int const end = row < tile.rows ? tile.visible_end(row) : 0;
-    int const vectors = (d + 7) / 8, groups = threads / vectors, group = thread.index() / vectors, x = thread.index() % vectors * 8;
+    int const vectors = (d + 7) / 8, groups = threads / vectors, group = thread.index() / vectors,
+              x = thread.index() % vectors * 8;
     float log_stick = 0, out[narrow_rows][8] = {};
     int oldest = highest;
     for (bool alive = true; alive && oldest > lowest;) {
@@ -122,7 +127,8 @@ struct StickBreakingNarrow {
       NothingKept nothing;
       MODULEFORMER_UNROLL
       for (int j = 0; j < run_keys; ++j) logits[j] = row < narrow_rows ? scores[row * pitch + padded(run + j)] : 0.0f;
-      break_run<Units, lanes, Walk::to_older>(thread, logits, first - base - run, end - base - run, false, log_stick, nothing);
+      break_run<Units, lanes, Walk::to_older>(thread, logits, first - base - run, end - base - run, false, log_stick,
+                                              nothing);
       if (row < narrow_rows)
         MODULEFORMER_UNROLL
         for (int j = 0; j < run_keys; ++j) scores[row * pitch + padded(run + j)] = logits[j];
@@ -168,8 +174,8 @@ struct StickBreakingNarrow {
 
   /// scores (row, key - base) = q . k for keys [first, last); lanes of a warp share a key's columns.
   template <class Thread>
-  MODULEFORMER_DEVICE void score(Thread const& thread, float const* queries, S const* keys, int first, int last, int base,
-                                 float* scores) const {
+  MODULEFORMER_DEVICE void score(Thread const& thread, float const* queries, S const* keys, int first, int last,
+                                 int base, float* scores) const {
     int const d = narrow.call.shape.head_size, vectors = (d + 7) / 8;
     int sharing = 32;
     while (sharing / 2 >= vectors) sharing /= 2;
@@ -206,8 +212,8 @@ struct StickBreakingNarrow {
   }
 
   /// out += weights . values of keys first, first + step, ... below last, for the thread's eight columns.
-  MODULEFORMER_DEVICE void add_values(S const* values, int first, int last, int step, int base, int x, float const* weights,
-                                      float (&out)[narrow_rows][8]) const {
+  MODULEFORMER_DEVICE void add_values(S const* values, int first, int last, int step, int base, int x,
+                                      float const* weights, float (&out)[narrow_rows][8]) const {
     int const d = narrow.call.shape.head_size;
     Index const stride = narrow.call.shape.stride();
     for (int key = first; key < last; key += batch * step) {
@@ -239,7 +245,8 @@ struct StickBreakingNarrowJoin {
   template <class Thread>
   MODULEFORMER_DEVICE void operator()(Thread const& thread) const {
     StickBreakingCall<S> const& call = narrow.call;
-    int const head = static_cast<int>(thread.block() % call.shape.heads), d = call.shape.head_size, vectors = (d + 7) / 8;
+    int const head = static_cast<int>(thread.block() % call.shape.heads), d = call.shape.head_size,
+              vectors = (d + 7) / 8;
     Index const number = thread.block() / call.shape.heads;
     QueryTile const tile = find_tile(thread, call.shape, number, narrow_rows);
     if (tile.rows == 0) return;
@@ -272,7 +279,8 @@ struct StickBreakingNarrowJoin {
         log_stick += narrow.log_sticks[place];
       }
       narrow.template write<Units>(thread, tile, r, head, x, sum, log_stick);
-      if (x == 0) call.template leave<Units>(tile, r, head, log_stick, narrow.oldest[narrow.place(number, head, parts - 1)]);
+      if (x == 0)
+        call.template leave<Units>(tile, r, head, log_stick, narrow.oldest[narrow.place(number, head, parts - 1)]);
     }
   }
 };

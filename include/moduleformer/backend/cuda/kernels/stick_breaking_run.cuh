@@ -20,11 +20,17 @@ struct NaturalUnits {
   static constexpr float per_nat = 1.0f;
   static constexpr float largest_logit = 20.7944f;  // 1 + e is 2^30: four of them multiply without overflow
   template <class Thread>
-  static MODULEFORMER_DEVICE float exp(Thread const&, float x) { return math::exp(x); }
+  static MODULEFORMER_DEVICE float exp(Thread const&, float x) {
+    return math::exp(x);
+  }
   template <class Thread>
-  static MODULEFORMER_DEVICE float log(Thread const&, float x) { return math::log(x); }
+  static MODULEFORMER_DEVICE float log(Thread const&, float x) {
+    return math::log(x);
+  }
   template <class Thread>
-  static MODULEFORMER_DEVICE float inverse(Thread const&, float x) { return 1.0f / x; }
+  static MODULEFORMER_DEVICE float inverse(Thread const&, float x) {
+    return 1.0f / x;
+  }
 };
 
 /// The device's approximations, in base 2: for bfloat16 storage.
@@ -32,11 +38,17 @@ struct BinaryUnits {
   static constexpr float per_nat = 1.44269504f;
   static constexpr float largest_logit = 30.0f;
   template <class Thread>
-  static MODULEFORMER_DEVICE float exp(Thread const& thread, float x) { return thread.exp2(x); }
+  static MODULEFORMER_DEVICE float exp(Thread const& thread, float x) {
+    return thread.exp2(x);
+  }
   template <class Thread>
-  static MODULEFORMER_DEVICE float log(Thread const& thread, float x) { return thread.log2(x); }
+  static MODULEFORMER_DEVICE float log(Thread const& thread, float x) {
+    return thread.log2(x);
+  }
   template <class Thread>
-  static MODULEFORMER_DEVICE float inverse(Thread const& thread, float x) { return thread.reciprocal(x); }
+  static MODULEFORMER_DEVICE float inverse(Thread const& thread, float x) {
+    return thread.reciprocal(x);
+  }
 };
 
 /// What backward needs of a run beside its weights.

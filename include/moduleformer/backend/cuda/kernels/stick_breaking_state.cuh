@@ -32,16 +32,17 @@ MODULEFORMER_HOST_DEVICE inline Index key_blocks(Sequence const& s) {
 /// Where states of one head lie: a sequence's begin at offsets[sequence], those of its rows for a block together. And
 /// of each tile of 64 rows, a sequence's from first_tile[sequence] on, the oldest key that it visited.
 struct StatePlaces {
-  RowState* states;        // (heads, capacity)
-  std::int32_t* oldest;    // (heads, tiles)
-  Index* offsets;          // (sequences)
-  Index* first_tile;       // (sequences)
+  RowState* states;      // (heads, capacity)
+  std::int32_t* oldest;  // (heads, tiles)
+  Index* offsets;        // (sequences)
+  Index* first_tile;     // (sequences)
   int* step;
-  Index capacity;          // for one head; at least the number of rows
+  Index capacity;  // for one head; at least the number of rows
   Index tiles;
 
   [[nodiscard]] MODULEFORMER_DEVICE RowState* at(int head, SequenceRows const& sequence, int block, int row) const {
-    return states + head * capacity + offsets[sequence.index] + block / *step * static_cast<Index>(sequence.query_rows) + row;
+    return states + head * capacity + offsets[sequence.index] +
+           block / *step * static_cast<Index>(sequence.query_rows) + row;
   }
   [[nodiscard]] MODULEFORMER_DEVICE std::int32_t* oldest_of(int head, int sequence, int tile) const {
     return oldest + head * tiles + first_tile[sequence] + tile;
@@ -49,8 +50,8 @@ struct StatePlaces {
 
   /// The first tile from `from` on, each of `group` tiles of 64 rows, that visited keys below `below`; `count` if none.
   template <int group, class Thread>
-  [[nodiscard]] MODULEFORMER_DEVICE int next_tile(Thread const& thread, int head, SequenceRows const& sequence, int from,
-                                                  int below) const {
+  [[nodiscard]] MODULEFORMER_DEVICE int next_tile(Thread const& thread, int head, SequenceRows const& sequence,
+                                                  int from, int below) const {
     int const small = (sequence.query_rows + state_rows - 1) / state_rows, count = (small + group - 1) / group;
     std::int32_t const* const visited = oldest_of(head, sequence.index, 0);
     for (int first = from; first < count; first += 32) {
@@ -85,9 +86,8 @@ struct PlanStates {
     }
     if (thread.lane() == 0) *places.step = step;
     lay_out(thread, places.offsets, [&](int s) { return states_of(s, step); });
-    lay_out(thread, places.first_tile, [&](int s) {
-      return (shape.sequences[s].query_count * shape.slots + state_rows - 1) / state_rows;
-    });
+    lay_out(thread, places.first_tile,
+            [&](int s) { return (shape.sequences[s].query_count * shape.slots + state_rows - 1) / state_rows; });
   }
 
  private:
@@ -119,14 +119,14 @@ template <class S>
 struct StickBreakingBackwardCall {
   AttentionShape shape;
   S const *dy, *q, *k, *v;
-  float const* log_stick;      // (P,H)
-  std::int32_t const* stop;    // (P,H)
-  S *dq, *dk, *dv;             // dk and dv may be one
+  float const* log_stick;    // (P,H)
+  std::int32_t const* stop;  // (P,H)
+  S *dq, *dk, *dv;           // dk and dv may be one
   float *dq_sums, *dk_sums, *dv_sums;
-  float* own;                  // (P,H) dy_i.v_i, with keep_remainder
+  float* own;  // (P,H) dy_i.v_i, with keep_remainder
   StatePlaces places;
-  float logit_scale, scale;    // of q.k: in the units of the scan, and 1 / sqrt(d)
-  bool packed;                 // see HeadRows
+  float logit_scale, scale;  // of q.k: in the units of the scan, and 1 / sqrt(d)
+  bool packed;               // see HeadRows
   Index key_rows;
 
   /// Blocks of the pass over tiles of queries: tiles of 64 rows, and some that clear rows of no sequence.
@@ -166,8 +166,8 @@ struct StickBreakingBackwardCall {
 
 /// The oldest key that rows of a tile visited, for the whole block; scratch: an int for each warp.
 template <class S, class Thread>
-MODULEFORMER_DEVICE int oldest_key(Thread const& thread, StickBreakingBackwardCall<S> const& call, QueryTile const& tile,
-                                   int head, int* scratch) {
+MODULEFORMER_DEVICE int oldest_key(Thread const& thread, StickBreakingBackwardCall<S> const& call,
+                                   QueryTile const& tile, int head, int* scratch) {
   int oldest = 0x7fffffff;
   for (int row = thread.index(); row < tile.rows; row += thread.block_size()) {
     int const stop = call.stop[(tile.matrix_row() + row) * call.shape.heads + head];
@@ -184,10 +184,10 @@ MODULEFORMER_DEVICE int oldest_key(Thread const& thread, StickBreakingBackwardCa
 /// One row of a tile as the lanes that have it see it.
 template <class Units>
 struct BackwardRow {
-  int first = 0, end = 0;   // keys that it visited, of its sequence
-  float own = 0;            // what A is counted from
-  RowState state{};         // before the block that comes next
-  float log_left = 0;       // log of the stick that all keys leave
+  int first = 0, end = 0;  // keys that it visited, of its sequence
+  float own = 0;           // what A is counted from
+  RowState state{};        // before the block that comes next
+  float log_left = 0;      // log of the stick that all keys leave
 
   BackwardRow() = default;
   /// At the first block that the row visits; nothing for a row beyond the tile's.
@@ -204,7 +204,8 @@ struct BackwardRow {
 
   /// Scores and A of the lane's run of the block from key `base` on: weights and dl.
   template <int lanes, class Thread>
-  MODULEFORMER_DEVICE void visit(Thread const& thread, int base, int run, float (&x)[run_keys], float (&score)[run_keys]) {
+  MODULEFORMER_DEVICE void visit(Thread const& thread, int base, int run, float (&x)[run_keys],
+                                 float (&score)[run_keys]) {
     KeptRun kept;
     break_run<Units, lanes, Walk::to_newer>(thread, x, first - base - run, end - base - run, end <= base + state_keys,
                                             state.log_stick, kept);

@@ -45,7 +45,8 @@ struct StickBreakingTensorForward {
     bfloat16 const* const all_values = call.v + tile.sequence.key_row * stride + column;
     int const t = thread.lane() % 4, run = t * run_keys, newest = tile.visible_end(tile.rows - 1);
     int const rows[2] = {thread.warp() * 16 + thread.lane() / 4, thread.warp() * 16 + thread.lane() / 4 + 8};
-    int const ends[2] = {rows[0] < tile.rows ? tile.visible_end(rows[0]) : 0, rows[1] < tile.rows ? tile.visible_end(rows[1]) : 0};
+    int const ends[2] = {rows[0] < tile.rows ? tile.visible_end(rows[0]) : 0,
+                         rows[1] < tile.rows ? tile.visible_end(rows[1]) : 0};
 
     auto* const shared = thread.template shared<bfloat16>();
     auto const copy_block = [&](int first_key, int stage) {
@@ -81,7 +82,9 @@ struct StickBreakingTensorForward {
       bfloat16 const* const block = shared + stage * 2 * Tile::block_size;
       typename Tile::Scores s;
       if constexpr (query_in_registers) Tile::scores(thread, query, block, s);
-      else Tile::scores(thread, typename Tile::template PartRows<Thread>(thread, query_part, thread.warp() * 16), block, s);
+      else
+        Tile::scores(thread, typename Tile::template PartRows<Thread>(thread, query_part, thread.warp() * 16), block,
+                     s);
       alive = false;
       MODULEFORMER_UNROLL
       for (int half = 0; half < 2; ++half) {
@@ -90,7 +93,8 @@ struct StickBreakingTensorForward {
         Tile::take_run(s, half, x);
         MODULEFORMER_UNROLL
         for (int j = 0; j < run_keys; ++j) x[j] *= call.scale;
-        break_run<Units, Tile::lanes, Walk::to_older>(thread, x, 0, ends[half] - oldest - run, false, log_stick[half], nothing);
+        break_run<Units, Tile::lanes, Walk::to_older>(thread, x, 0, ends[half] - oldest - run, false, log_stick[half],
+                                                      nothing);
         Tile::put_run(x, half, s);
         alive = alive || (rows[half] < tile.rows && !(log_stick[half] < call.log_bound));  // NaN goes on
       }

@@ -28,8 +28,9 @@ struct TensorBackwardWarp {
   /// lane's runs of its upper row, then of its lower one, so that registers need not hold both.
   template <class Thread, class Done>
   static MODULEFORMER_DEVICE void visit(Thread const& thread, StickBreakingBackwardCall<bfloat16> const& call,
-                                        bfloat16 const* queries, bfloat16 const* gradients, int first, bfloat16 const* keys,
-                                        bfloat16 const* values, int base, Row (&rows)[2], Done done) {
+                                        bfloat16 const* queries, bfloat16 const* gradients, int first,
+                                        bfloat16 const* keys, bfloat16 const* values, int base, Row (&rows)[2],
+                                        Done done) {
     typename Tile::Scores logits, products;
     using Rows = typename Tile::template PartRows<Thread>;
     Tile::scores(thread, Rows(thread, queries, first), keys, logits);
@@ -83,7 +84,8 @@ struct StickBreakingTensorQueryGradient {
       int const begin = first_key < 0 ? -first_key : 0, end = newest - first_key;
       Index const from = key_place + first_key * stride;
       Tile::template copy_rows<threads, Tile::keys, true>(thread, call.k + from, stride, begin, end, to);
-      Tile::template copy_rows<threads, Tile::keys, true>(thread, call.v + from, stride, begin, end, to + Tile::block_size);
+      Tile::template copy_rows<threads, Tile::keys, true>(thread, call.v + from, stride, begin, end,
+                                                          to + Tile::block_size);
     };
     if (block * state_keys - phase < newest) copy_block(block * state_keys - phase, 0);
     thread.commit_copies();
@@ -109,8 +111,9 @@ struct StickBreakingTensorQueryGradient {
       thread.sync();
       bfloat16 const* const keys = blocks + stage * 2 * Tile::block_size;
       typename Tile::Scores dl;
-      Warp::visit(thread, call, queries, gradients, thread.warp() * 16, keys, keys + Tile::block_size, base, rows,
-                  [&](int half, float const(&)[run_keys], float const(&score)[run_keys]) { Tile::put_run(score, half, dl); });
+      Warp::visit(
+          thread, call, queries, gradients, thread.warp() * 16, keys, keys + Tile::block_size, base, rows,
+          [&](int half, float const(&)[run_keys], float const(&score)[run_keys]) { Tile::put_run(score, half, dl); });
       Tile::weighted(thread, dl, keys, sums);
       thread.sync();
     }
@@ -155,8 +158,8 @@ struct StickBreakingTensorKeyGradient {
   using Warp = TensorBackwardWarp<d>;
   static constexpr int warps = 8, threads = 32 * warps, size = 16 * warps;
   static constexpr int blocks_at_once = 1;
-  static constexpr int group = size / state_rows;                // tiles of the other pass in one of this
-  static constexpr int wide = warps / 4, columns = d / wide;     // of a warp's sums: 16 keys, these columns
+  static constexpr int group = size / state_rows;             // tiles of the other pass in one of this
+  static constexpr int wide = warps / 4, columns = d / wide;  // of a warp's sums: 16 keys, these columns
   static constexpr int row_part = size * d, score_part = size * Tile::keys;
   static constexpr std::size_t shared_bytes = (2 * Tile::block_size + 3 * row_part + 2 * score_part) * sizeof(bfloat16);
   static_assert(2 * Tile::block_size <= row_part);
@@ -217,7 +220,8 @@ struct StickBreakingTensorKeyGradient {
   static MODULEFORMER_DEVICE int score_place(int row, int chunk) { return (row * 8 + (chunk ^ (row & 7))) * 8; }
 
   template <class Thread>
-  MODULEFORMER_DEVICE void visit_sequence(Thread const& thread, int index, Index first_key, int head, Sums& sums) const {
+  MODULEFORMER_DEVICE void visit_sequence(Thread const& thread, int index, Index first_key, int head,
+                                          Sums& sums) const {
     AttentionShape const& shape = call.shape;
     SequenceRows const sequence{shape, index};
     Index const stride = shape.stride(), column = static_cast<Index>(head) * d;
@@ -266,7 +270,8 @@ struct StickBreakingTensorKeyGradient {
       thread.template wait_copies<0>();
       thread.sync();
       for (int visited = first_block; visited <= block; ++visited) {
-        bool const is_older = visited < block;  // a block whose states were not kept, brought to where queries come later
+        // An older block, whose states were not kept, comes to where the next queries will.
+        bool const is_older = visited < block;
         bfloat16* const part = is_older ? next_queries : keys;
         if (is_older) {
           copy_block(call.k, visited * state_keys - phase, part);
@@ -307,7 +312,8 @@ struct StickBreakingTensorKeyGradient {
   }
 
   template <class Thread>
-  static MODULEFORMER_DEVICE void put_rounded(Thread const& thread, float const (&x)[run_keys], int row, int t, bfloat16* part) {
+  static MODULEFORMER_DEVICE void put_rounded(Thread const& thread, float const (&x)[run_keys], int row, int t,
+                                              bfloat16* part) {
     MODULEFORMER_UNROLL
     for (int chunk = 0; chunk < 2; ++chunk) {
       Pack<std::uint32_t, 4> pack;
@@ -321,7 +327,8 @@ struct StickBreakingTensorKeyGradient {
   template <class Thread>
   static MODULEFORMER_DEVICE void add_products(Thread const& thread, bfloat16 const* scores, bfloat16 const* rows,
                                                float (&sums)[columns / 8][4]) {
-    int const lane = thread.opaque(thread.lane()), key_chunk = thread.warp() % 4 * 2, column_chunk = thread.warp() / 4 * (columns / 8);
+    int const lane = thread.opaque(thread.lane()), key_chunk = thread.warp() % 4 * 2,
+              column_chunk = thread.warp() / 4 * (columns / 8);
     MODULEFORMER_UNROLL
     for (int k = 0; k < size; k += 16) {
       std::uint32_t a[4];
