@@ -194,6 +194,7 @@ class Model {
     backend.workspace().release({});
     cache.prepare(extensions, config().vocab_size, session.packed, session.rows);
     Pass<B> pass{backend, state_->settings};
+    pass.losses = false;
     typename TransformerType::Input input = upload(pass, session.packed);
     input.caches = cache.layers().data();
     HeadInput const head{{}, upload_vector(pass, session.rows)};

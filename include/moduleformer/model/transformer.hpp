@@ -106,8 +106,10 @@ class Transformer {
       }
       auto const mark = backend.workspace().mark();
       auto const block = forward_block(pass, p, input, i, x, input.routes != nullptr ? input.routes[i] : BlockRoutes{}, next);
-      copy(backend, Vector<double const>{block.attention.router.loss, {1}}, context.losses.rows(2 * i, 1));
-      copy(backend, Vector<double const>{block.feed_forward.router.loss, {1}}, context.losses.rows(2 * i + 1, 1));
+      if (pass.losses) {
+        copy(backend, Vector<double const>{block.attention.router.loss, {1}}, context.losses.rows(2 * i, 1));
+        copy(backend, Vector<double const>{block.feed_forward.router.loss, {1}}, context.losses.rows(2 * i + 1, 1));
+      }
       if (observation != nullptr) observation->add_block(backend, *input.packed, i, block_at(i), block);
       if (pass.keep) {
         context.blocks[i].context = block;

@@ -32,6 +32,7 @@ struct Pass {
   Settings const& settings;
   bool keep = false;      // contexts are filled for backward (or for observation)
   bool training = false;  // dropout and sampled slots are active
+  bool losses = true;     // routers sum their statistics and make their losses
   PassNumbers const* numbers = nullptr;  // in backend memory
   Index layer = 0;
   RandomSite router_site = RandomSite::attention_router;  // of the router that runs

@@ -90,15 +90,7 @@ class RouterLayer {
     sort_by_expert(backend, chosen, e, order, offsets);
     context.plan = {n, top_k_, e, chosen, order, offsets};
 
-    context.statistics = {n, top_k_, pass.template allocate<double>(e), pass.template allocate<double>(e),
-                          pass.template allocate<double>(e), pass.template allocate<double>(1).data(),
-                          pass.template allocate<double>(1).data()};
-    sum_routing(backend, context.logits, context.choice.probabilities, context.choice.logsumexp, context.choice.gates,
-                context.choice.experts, context.statistics);
-    context.loss = pass.template allocate<double>(1).data();
-    with_policy(policies_->routing_loss, [&]<class Loss>(Loss const& loss) {
-      invoke(backend, detail::EvaluateLoss<Loss>{loss, context.statistics, context.loss});
-    });
+    if (pass.losses) add_statistics(pass, context);
     return context;
   }
 
@@ -119,6 +111,20 @@ class RouterLayer {
   }
 
  private:
+  /// The sums over the tokens, and the loss that is a function of them.
+  void add_statistics(Pass<B>& pass, Context& context) const {
+    Index const e = extents_.experts;
+    context.statistics = {context.plan.tokens, top_k_, pass.template allocate<double>(e), pass.template allocate<double>(e),
+                          pass.template allocate<double>(e), pass.template allocate<double>(1).data(),
+                          pass.template allocate<double>(1).data()};
+    sum_routing(pass.backend, context.logits, context.choice.probabilities, context.choice.logsumexp, context.choice.gates,
+                context.choice.experts, context.statistics);
+    context.loss = pass.template allocate<double>(1).data();
+    with_policy(policies_->routing_loss, [&]<class Loss>(Loss const& loss) {
+      invoke(pass.backend, detail::EvaluateLoss<Loss>{loss, context.statistics, context.loss});
+    });
+  }
+
   RouterExtents extents_;
   Index top_k_;
   Policies const* policies_;

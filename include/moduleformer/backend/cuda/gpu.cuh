@@ -101,8 +101,11 @@ struct Gpu {
       std::swap(processors_, other.processors_);
       return *this;
     }
+    /// Waits for the stream's work: what it wrote is there for others.
     ~Stream() {
-      if (stream_ != nullptr) (void)cudaStreamDestroy(stream_);
+      if (stream_ == nullptr) return;
+      (void)cudaStreamSynchronize(stream_);
+      (void)cudaStreamDestroy(stream_);
     }
 
     [[nodiscard]] cudaStream_t get() const { return stream_; }
