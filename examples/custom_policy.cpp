@@ -36,14 +36,14 @@ struct BiasedRouter {
     return {};
   }
 
-  /// Adds to dx and to the gradients.
+  /// Sets dx, adds to the gradients.
   template <mf::Backend B, class S = typename B::Scalar, class A = typename B::Accumulator>
   void backward(mf::Pass<B>& pass, mf::RouterExtents, Parameters<mf::Values<S>> const& p,
                 Parameters<mf::Gradients<A>> const& gradients, Context<B> const&, mf::Matrix<S const> x,
                 mf::Matrix<A const> dlogits, mf::Matrix<S> dx) const {
     auto const scratch = pass.scope();
     mf::Matrix<S const> const d = pass.as_scalar(dlogits);
-    linear_input_gradient(pass.backend, d, p.weight, dx, /*add=*/true);
+    linear_input_gradient(pass.backend, d, p.weight, dx, /*add=*/false);
     if (gradients.weight) linear_weight_gradient(pass.backend, d, x, gradients.weight.first, gradients.weight);
     if (gradients.bias) bias_gradient(pass.backend, d, gradients.bias.first, gradients.bias);
   }

@@ -33,10 +33,28 @@ void norms_and_sums(Runner<B>& run) {
       auto const y = a.random(n * k, d), residual = a.random(n, d), out = a.template allocate<S>(n, d);
       return [=, &a] { combine(a.backend(), k, y, mf::Dropout{}, residual, out); };
     });
-    run.line("combine slots, added", shape + ", K 2", cost::moved((2 + k) * x), [=](Arrays<B>& a, Cost&) {
-      auto const y = a.random(n * k, d), out = a.template zeros<S>(n, d);
-      return [=, &a] { combine_slots(a.backend(), k, y, out); };
+    run.line("combine and layer norm", shape + ", K 2", cost::moved((3 + k) * x + 2 * rows), [=](Arrays<B>& a, Cost&) {
+      auto const y = a.random(n * k, d), residual = a.random(n, d);
+      auto const h = a.template allocate<S>(n, d), out = a.template allocate<S>(n, d);
+      auto const weight = a.random(d), bias = a.random(d);
+      auto const mean = a.template allocate<float>(n), inverse = a.template allocate<float>(n);
+      return [=, &a] {
+        combine_layer_norm(a.backend(), k, y, mf::Dropout{}, residual, weight, bias, 1e-5, h, out, mean, inverse);
+      };
     });
+    run.line("combine and layer norm, backward", shape + ", K 2", cost::moved((4 + k) * x + 2 * rows),
+             [=](Arrays<B>& a, Cost&) {
+               auto const y = a.random(n * k, d), residual = a.random(n, d), in = a.random(n, d);
+               auto const out = a.template allocate<S>(n, d), dx = a.template zeros<S>(n, d);
+               auto const weight = a.random(d), bias = a.random(d);
+               auto const mean = a.template allocate<float>(n), inverse = a.template allocate<float>(n);
+               auto const dweight = a.template zeros<float>(d), dbias = a.template zeros<float>(d);
+               layer_norm(a.backend(), in, weight, bias, 1e-5, out, mean, inverse);
+               return [=, &a] {
+                 combine_layer_norm_backward(a.backend(), k, y, residual, in, weight, mean, inverse, dx, dweight,
+                                             dbias);
+               };
+             });
     run.line("fill", shape, cost::moved(x), [=](Arrays<B>& a, Cost&) {
       auto const out = a.template allocate<S>(n * d);
       return [=, &a] { fill(a.backend(), out, S(0)); };

@@ -39,7 +39,7 @@ double dropout_factor(mf::Dropout const& drop, Index i) {
 
 BOOST_AUTO_TEST_SUITE(backend_elementwise)
 
-BOOST_AUTO_TEST_CASE_TEMPLATE(combine_slots_of_a_token, S, Scalars) {
+BOOST_AUTO_TEST_CASE_TEMPLATE(combine_the_slots_of_a_token, S, Scalars) {
   for (Size const& size : sizes)
     for (Index const slots : {1, 2, 5})
       for (float const probability : {0.0f, 0.3f}) {
@@ -52,22 +52,15 @@ BOOST_AUTO_TEST_CASE_TEMPLATE(combine_slots_of_a_token, S, Scalars) {
           combine(backend, slots, y.view(), drop, out.view(), out.view());
           return out.values();
         });
-        auto const added = mf::test::run<S>([&](mf::Cpu<S>& backend) {
-          auto out = residual;
-          combine_slots(backend, slots, y.view(), out.view());
-          return out.values();
-        });
-        std::vector<double> expected, expected_added;
+        std::vector<double> expected;
         for (Index t = 0; t < rows; ++t)
           for (Index i = 0; i < width; ++i) {
             double sum = 0;
             for (Index s = 0; s < slots; ++s) sum += static_cast<double>(y(t * slots + s, i));
             double const factor = probability > 0 ? dropout_factor(drop, t * width + i) : 1.0;
             expected.push_back(static_cast<double>(residual(t, i)) + factor * sum);
-            expected_added.push_back(static_cast<double>(residual(t, i)) + sum);
           }
         BOOST_TEST(relative_error(found, expected) < tolerance<S>, "rows " << rows << " width " << width);
-        BOOST_TEST(relative_error(added, expected_added) < tolerance<S>);
       }
 }
 

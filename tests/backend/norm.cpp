@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
-// Layer norm: its definition, its gradient against differences in double, large means, null outputs.
+// Layer norm: its definition, its gradient against differences in double, large means, null outputs; sums over slots
+// give the bits of combine and layer norm one after the other.
 
 #include "primitives.hpp"
 
@@ -142,6 +143,88 @@ BOOST_AUTO_TEST_CASE_TEMPLATE(backward_accumulates_and_skips_what_is_null, S, Sc
     BOOST_TEST(relative_error(gradient(1), plus_one(dweight.values())) < 4 * tolerance<S>);
     BOOST_TEST(relative_error(gradient(2), plus_one(dbias.values())) < 4 * tolerance<S>);
   }
+}
+
+BOOST_AUTO_TEST_CASE_TEMPLATE(of_slots_it_is_combine_then_layer_norm, S, Scalars) {
+  for (Size const& size : sizes)
+    for (Index const slots : {1, 2, 5})
+      for (float const probability : {0.0f, 0.3f}) {
+        Index const rows = size.rows, width = size.width;
+        mf::RandomKey const key{5, 2, 0};
+        mf::Dropout const drop{{&key, 9}, probability};
+        auto const y = random_array<S>(1, rows * slots, width), residual = random_array<S>(2, rows, width);
+        auto const weight = random_array<S>(3, width), bias = random_array<S>(4, width);
+        auto const outputs = [&](auto const& compute) {
+          return mf::test::run<S>([&](mf::Cpu<S>& backend) {
+            Array<S, 2> h = residual, out(rows, width);  // in place
+            Array<S, 1> mean(rows), inverse(rows);
+            compute(backend, h.view(), out.view(), mean.view(), inverse.view());
+            std::vector<S> all;
+            for (auto const* values : {&h.values(), &out.values(), &mean.values(), &inverse.values()})
+              all.insert(all.end(), values->begin(), values->end());
+            return all;
+          });
+        };
+        using Matrix = mf::Matrix<S>;
+        using Vector = mf::Vector<S>;
+        auto const apart = outputs([&](mf::Cpu<S>& backend, Matrix h, Matrix out, Vector mean, Vector inverse) {
+          combine(backend, slots, y.view(), drop, h, h);
+          layer_norm(backend, h, weight.view(), bias.view(), epsilon, out, mean, inverse);
+        });
+        auto const together = outputs([&](mf::Cpu<S>& backend, Matrix h, Matrix out, Vector mean, Vector inverse) {
+          combine_layer_norm(backend, slots, y.view(), drop, h, weight.view(), bias.view(), epsilon, h, out, mean,
+                             inverse);
+        });
+        BOOST_TEST(apart == together, "rows " << rows << " width " << width << " slots " << slots);
+      }
+}
+
+BOOST_AUTO_TEST_CASE_TEMPLATE(backward_of_slots_is_combine_then_backward, S, Scalars) {
+  for (Size const& size : sizes)
+    for (Index const slots : {1, 2, 5})
+      for (bool const all : {true, false}) {
+        Index const rows = size.rows, width = size.width;
+        auto const y = random_array<S>(1, rows * slots, width), residual = random_array<S>(2, rows, width),
+                   x = random_array<S>(3, rows, width), old = random_array<S>(4, rows, width);
+        auto const weight = random_array<S>(5, width), mean = random_array<S>(6, rows),
+                   inverse = random_array<S>(7, rows);
+        auto const gradients = [&](bool together) {
+          return mf::test::run<S>([&](mf::Cpu<S>& backend) {
+            Array<S, 2> dx = old, dy(rows, width);
+            auto dweight = random_array<S>(8, width), dbias = random_array<S>(9, width);
+            mf::Vector<S> const dw = all ? dweight.view() : mf::Vector<S>{}, db = all ? dbias.view() : mf::Vector<S>{};
+            if (together) {
+              combine_layer_norm_backward(backend, slots, y.view(), residual.view(), x.view(), weight.view(),
+                                          mean.view(), inverse.view(), dx.view(), dw, db);
+            } else {
+              combine(backend, slots, y.view(), {}, residual.view(), dy.view());
+              layer_norm_backward(backend, dy.view(), x.view(), weight.view(), mean.view(), inverse.view(), dx.view(),
+                                  dw, db);
+            }
+            std::vector<S> result = dx.values();
+            for (auto const* values : {&dweight.values(), &dbias.values()})
+              result.insert(result.end(), values->begin(), values->end());
+            return result;
+          });
+        };
+        BOOST_TEST(gradients(true) == gradients(false), "rows " << rows << " width " << width << " slots " << slots);
+      }
+}
+
+BOOST_AUTO_TEST_CASE(slots_that_do_not_fit) {
+  mf::Cpu<double> backend{1};
+  Array<double, 2> x(3, 4), y(6, 4);
+  Array<double, 1> v(4), rows(3);
+  auto const forward = [&](Index slots, mf::Dropout drop) {
+    combine_layer_norm(backend, slots, y.view(), drop, x.view(), v.view(), v.view(), epsilon, x.view(), x.view(), {},
+                       {});
+  };
+  BOOST_CHECK_THROW(forward(3, {}), mf::Error);
+  BOOST_CHECK_THROW(forward(0, {}), mf::Error);
+  BOOST_CHECK_THROW(forward(2, {{}, 1.0f}), mf::Error);
+  BOOST_CHECK_THROW(combine_layer_norm_backward(backend, 2, y.view(), y.view(), x.view(), v.view(), rows.view(),
+                                                rows.view(), x.view(), {}, {}),
+                    mf::Error);
 }
 
 BOOST_AUTO_TEST_SUITE_END()

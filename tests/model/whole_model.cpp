@@ -94,6 +94,51 @@ BOOST_AUTO_TEST_CASE(recomputation_gives_the_same_bits) {
   BOOST_TEST(run(keep) == run(recompute));
 }
 
+namespace {
+
+/// Layer norm that is given x and dy, not what they are sums of.
+struct PlainNorm {
+  using Role = mf::role::Norm;
+  static constexpr std::string_view name = "plain";
+  template <class Access>
+  using Parameters = mf::LayerNorm::Parameters<Access>;
+  template <class B>
+  using Context = mf::LayerNorm::Context<B>;
+  template <class Views, class Visitor>
+  static constexpr void visit_parameters(mf::Index hidden_size, Views& p, Visitor& visit) {
+    mf::LayerNorm::visit_parameters(hidden_size, p, visit);
+  }
+  template <mf::Backend B, class S = typename B::Scalar>
+  static Context<B> forward(mf::Pass<B>& pass, Parameters<mf::Values<S>> const& p, mf::Matrix<S const> x,
+                            mf::Matrix<S> y) {
+    return mf::LayerNorm::forward(pass, p, x, y);
+  }
+  template <mf::Backend B, class S = typename B::Scalar, class A = typename B::Accumulator>
+  static void backward(mf::Pass<B>& pass, Parameters<mf::Values<S>> const& p,
+                       Parameters<mf::Gradients<A>> const& gradients, Context<B> const& context, mf::Matrix<S const> x,
+                       mf::Matrix<S const> dy, mf::Matrix<S> dx) {
+    mf::LayerNorm::backward(pass, p, gradients, context, x, dy, dx);
+  }
+};
+
+}  // namespace
+
+BOOST_AUTO_TEST_CASE(a_norm_that_cannot_add_up_gives_the_same_bits) {
+  static_assert(mf::FusesCombination<mf::LayerNorm, Double> && !mf::FusesCombination<PlainNorm, Double>);
+  mf::Settings const settings{.aux_loss_weight = 0.2, .residual_dropout = 0.2};
+  auto run = [](auto const& model) {
+    mf::Session session{model, {.threads = 2, .seed = 9}};
+    auto gradient = model.make_gradient();
+    fill(session.backend(), gradient.values(), 0.0);
+    model.gradients(session, sample_batch(), gradient, {}, true);
+    auto values = model.logits(session, sample_batch()).values;
+    values.insert(values.end(), gradient.values().begin(), gradient.values().end());
+    return values;
+  };
+  BOOST_TEST(run(larger_parameters<mf::CausalLM<shape, mf::Policies<>, Double>>(settings)) ==
+             run(larger_parameters<mf::CausalLM<shape, mf::Policies<PlainNorm>, Double>>(settings)));
+}
+
 BOOST_AUTO_TEST_CASE(given_routes_replace_the_choice) {
   auto const model = larger_parameters<mf::CausalLM<shape, mf::Policies<>, Double>>({});
   mf::Session session{model, {.threads = 1}};

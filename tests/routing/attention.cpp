@@ -37,7 +37,10 @@ struct Fixture {
   mf::Matrix<double const> view(std::vector<double> const& v) const { return {v.data(), {n, size.d}}; }
   mf::Vector<mf::Sequence const> sequence_view() const { return {sequences.data(), {static_cast<Index>(sequences.size())}}; }
   auto forward(mf::Pass<Double>& pass, mf::Matrix<double> out) {
-    return test.layer.forward(pass, test.values, view(x), sequence_view(), {}, {}, view(residual), out);
+    auto const y = pass.template allocate<double>(n * size.k, size.d);
+    auto const context = test.layer.forward(pass, test.values, view(x), sequence_view(), {}, {}, y);
+    combine(pass, test.layer.output(pass, view(residual), y), out);
+    return context;
   }
   double value() {
     auto pass = test.pass(size.dropout > 0);
@@ -51,8 +54,12 @@ struct Fixture {
       auto pass = test.pass(size.dropout > 0);
       auto const out = pass.template allocate<double>(n, size.d);
       auto const context = forward(pass, out);
-      test.layer.backward(pass, test.values, test.gradients, context, view(x), sequence_view(), view(weights),
-                          mf::Matrix<double>{dx.data(), {n, size.d}});
+      auto const direct = pass.template allocate<double>(n, size.d),
+                 slots = pass.template allocate<double>(n * size.k, size.d);
+      combine(pass,
+              test.layer.backward(pass, test.values, test.gradients, context, view(x), sequence_view(), view(weights),
+                                  direct, slots),
+              {dx.data(), {n, size.d}});
     }
     check_gradient("dx", x, dx, [&] { return value(); });
     test.check_parameters([&] { return value(); });

@@ -36,7 +36,18 @@ struct Fixture {
     return routes.empty() ? mf::Matrix<mf::ExpertId const>{} : mf::Matrix<mf::ExpertId const>{routes.data(), {size.n, size.k}};
   }
   auto forward(mf::Pass<Double>& pass, mf::Matrix<double> out) {
-    return test.layer.forward(pass, test.values, view(x), given(), view(residual), out);
+    auto const y = pass.template allocate<double>(size.n * size.k, size.d);
+    auto const context = test.layer.forward(pass, test.values, view(x), given(), y);
+    combine(pass, test.layer.output(pass, view(residual), y), out);
+    return context;
+  }
+  /// dx (N,D) = the gradient of x.
+  void backward(mf::Pass<Double>& pass, typename Layer::Context const& context, std::vector<double>& dx) {
+    auto const direct = pass.template allocate<double>(size.n, size.d);
+    auto const slots = pass.template allocate<double>(size.n * size.k, size.d);
+    combine(pass,
+            test.layer.backward(pass, test.values, test.gradients, context, view(x), view(weights), direct, slots),
+            {dx.data(), {size.n, size.d}});
   }
   /// <weights, out> + loss_weight * routing loss.
   double value() {
@@ -51,8 +62,7 @@ struct Fixture {
       auto pass = test.pass(size.dropout > 0);
       auto const out = pass.template allocate<double>(size.n, size.d);
       auto const context = forward(pass, out);
-      test.layer.backward(pass, test.values, test.gradients, context, view(x), view(weights),
-                          mf::Matrix<double>{dx.data(), {size.n, size.d}});
+      backward(pass, context, dx);
     }
     check_gradient("dx", x, dx, [&] { return value(); });
     test.check_parameters([&] { return value(); });
@@ -107,6 +117,16 @@ BOOST_AUTO_TEST_CASE(forward_is_the_formula) {
     }
 }
 
+BOOST_AUTO_TEST_CASE(without_an_output_backward_is_the_same) {
+  Fixture<mf::Policies<>> f({17, 5, 6, 4, 2});
+  std::vector<double> with(f.x.size()), without(f.x.size());
+  auto pass = f.test.pass();
+  auto const out = pass.allocate<double>(Index{17}, Index{5});
+  f.backward(pass, f.forward(pass, out), with);
+  f.backward(pass, f.test.layer.forward(pass, f.test.values, f.view(f.x), f.given(), {}), without);
+  BOOST_TEST(with == without, boost::test_tools::per_element());
+}
+
 BOOST_AUTO_TEST_CASE(frozen_rows_get_no_gradient) {
   // Experts 1..3 and router rows 2.. train; the rest is frozen. What remains equals the full gradient.
   Fixture<mf::Policies<>> whole({23, 5, 6, 4, 2}), part({23, 5, 6, 4, 2});
@@ -122,8 +142,7 @@ BOOST_AUTO_TEST_CASE(frozen_rows_get_no_gradient) {
     auto pass = f->test.pass();
     auto const out = pass.allocate<double>(Index{23}, Index{5});
     auto const context = f->forward(pass, out);
-    f->test.layer.backward(pass, f->test.values, f->test.gradients, context, f->view(f->x), f->view(f->weights),
-                           mf::Matrix<double>{dx.data(), {23, 5}});
+    f->backward(pass, context, dx);
   }
   for (std::size_t i = 0; i < table.count(); ++i) {
     auto const& s = table[i];

@@ -5,6 +5,7 @@
 #include "support/gradient_check.hpp"
 
 #include <moduleformer/backend/cpu.hpp>
+#include <moduleformer/nn/combination.hpp>
 #include <moduleformer/nn/parameter_storage.hpp>
 #include <moduleformer/nn/pass.hpp>
 
@@ -49,7 +50,7 @@ class LayerUnderTest {
   /// A pass on an empty workspace.
   Pass<Double> pass(bool training = false) {
     backend.workspace().release({});
-    return {backend, settings, true, training, &numbers, 0};
+    return {.backend = backend, .settings = settings, .keep = true, .training = training, .numbers = &numbers};
   }
   std::span<double> parameter(std::size_t i) {
     return {storage.writable(table, i), static_cast<std::size_t>(table[i].size())};
@@ -74,6 +75,11 @@ class LayerUnderTest {
   Parameters<Gradients<double>> gradients{};
   std::vector<double> gradient;
 };
+
+/// out = the sum.
+inline void combine(Pass<Double>& pass, Combination<double> const& sum, Matrix<double> out) {
+  combine(pass.backend, sum.slots, sum.y, sum.dropout, sum.residual, out);
+}
 
 inline double dot(std::vector<double> const& a, Matrix<double const> b) {
   double sum = 0;

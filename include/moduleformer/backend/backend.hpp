@@ -92,10 +92,9 @@ concept Experts = requires(B& b, RoutingPlan plan, Matrix<S const> m, Rows rows,
 };
 
 template <class B, class S = typename B::Scalar, class A = typename B::Accumulator, class Act = Silu>
-concept Elementwise = requires(B& b, Matrix<S const> m, Matrix<S> out, Matrix<A const> sum, Matrix<A> sums, Vector<A const> v,
-                               Vector<A> vec, Dropout drop, Index k, Act act) {
+concept Elementwise = requires(B& b, Matrix<S const> m, Matrix<S> out, Matrix<A const> sum, Matrix<A> sums,
+                               Vector<A const> v, Vector<A> vec, Dropout drop, Index k, Act act) {
   combine(b, k, m, drop, m, out);            // out[t] = residual[t] + dropout(sum_s y[t*K+s]), s ascending
-  combine_slots(b, k, m, out);               // out[t] += sum_s y[t*K+s]
   apply_dropout(b, drop, m, out);            // out = dropout(x); also its own backward
   activation_forward(b, act, m, out);        // y = act(z)
   activation_backward(b, act, m, m, out);    // dy, z -> dz = dy act'(z)
@@ -104,12 +103,16 @@ concept Elementwise = requires(B& b, Matrix<S const> m, Matrix<S> out, Matrix<A 
   dot(b, sum, sum, vec);                     // out[0] = <x, y> over all elements
 };
 
-/// Layer norm over rows, biased variance: y = (x - mean) / sqrt(var + eps) * weight + bias.
+/// Layer norm over rows, biased variance: y = (x - mean) / sqrt(var + eps) * weight + bias; and the same of sums over
+/// slots, in one pass over memory.
 template <class B, class S = typename B::Scalar, class A = typename B::Accumulator>
-concept Normalisation = requires(B& b, Matrix<S const> m, Vector<S const> v, Matrix<S> out, Vector<A> vec, Vector<A const> sums,
-                                 double eps) {
+concept Normalisation = requires(B& b, Matrix<S const> m, Vector<S const> v, Matrix<S> out, Vector<A> vec,
+                                 Vector<A const> sums, double eps, Dropout drop, Index k) {
   layer_norm(b, m, v, v, eps, out, vec, vec);                   // y, mean (N), 1/deviation (N)
   layer_norm_backward(b, m, m, v, sums, sums, out, vec, vec);   // dy, x, weight, mean, 1/dev -> dx +=, dweight +=, dbias +=
+  combine_layer_norm(b, k, m, drop, m, v, v, eps, out, out, vec, vec);  // h = as combine ; y, mean, 1/deviation of h
+  // dy[t] = residual[t] + sum_s y[t*K+s]: k, y, residual, x, weight, mean, 1/dev -> as layer_norm_backward
+  combine_layer_norm_backward(b, k, m, m, m, v, sums, sums, out, vec, vec);
 };
 
 /// Routing: top-k on logits, descending, ties to the lowest expert; counting sort; sums; gradients.

@@ -46,6 +46,16 @@ inline void expect_slots(char const* where, Index slots) {
   expects(slots > 0, where, ": expected at least one slot, found ", slots);
 }
 
+/// A sum out[t] = residual[t] + dropout(sum_s y[t*slots+s]).
+template <class A, class B, class C>
+void expect_combine(char const* where, Index slots, TensorView<A, 2> y, Dropout const& drop, TensorView<B, 2> residual,
+                    TensorView<C, 2> out) {
+  expect_slots(where, slots);
+  expect_extents(where, "y", y, out.extent(0) * slots, out.extent(1));
+  expect_same(where, "residual", residual, out);
+  expect_probability(where, drop);
+}
+
 /// The row of a matrix with map `rows` that belongs to sorted slot p.
 constexpr Index row_of(RoutingPlan const& plan, Rows rows, Index p) {
   switch (rows) {

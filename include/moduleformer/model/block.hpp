@@ -2,6 +2,8 @@
 #pragma once
 // One pre-norm block (arXiv 2306.04640):
 //   h = x + attention(norm_1(x));  out = h + feed_forward(norm_2(h))
+// Each norm adds up what the layer before it left (nn/combination.hpp): norm_1 makes x of what the previous block left,
+// norm_2 makes h; the sum for out is left to the next block, or to the final norm.
 
 #include <moduleformer/routing/attention.hpp>
 #include <moduleformer/routing/feed_forward.hpp>
@@ -31,7 +33,7 @@ class Block {
     typename FeedForwardLayer::template Parameters<Access> feed_forward;
   };
   struct Context {
-    Matrix<S const> x;   // the block's input (N,D)
+    Matrix<S> x;         // the block's input (N,D)
     Matrix<S> normed_1;  // norm_1(x)
     typename Norm::template Context<B> norm_1;
     typename AttentionLayer::Context attention;
@@ -55,37 +57,59 @@ class Block {
   [[nodiscard]] AttentionLayer const& attention() const { return attention_; }
   [[nodiscard]] FeedForwardLayer const& feed_forward() const { return feed_forward_; }
 
-  /// x, out (N,D), different. Null routes: the routers choose.
-  Context forward(Pass<B>& pass, Parameters<Values<S>> const& p, Matrix<S const> x, Vector<Sequence const> sequences,
-                  KeyValueCache<S> cache, BlockRoutes given, Matrix<S> out) const {
-    Index const n = x.extent(0);
+  /// Memory that outlives a forward's own: of the sums (N,D), and of what layers leave for each slot, (N K,D) for the
+  /// larger K, used by one after the other.
+  struct Places {
+    Matrix<S> x;
+    Matrix<S> h;
+    Matrix<S> slots;
+  };
+
+  /// `in` is what x is the sum of; *out becomes what the block's output is the sum of (null: not wanted, only what
+  /// backward needs). Null routes: the routers choose.
+  Context forward(Pass<B>& pass, Parameters<Values<S>> const& p, Combination<S> in, Places const& places,
+                  Vector<Sequence const> sequences, KeyValueCache<S> cache, BlockRoutes given,
+                  Combination<S>* out) const {
+    Index const n = places.x.extent(0);
     Context context{};
-    context.x = x;
+    context.x = places.x;
     context.normed_1 = pass.template allocate<S>(n, hidden_size_);
-    context.norm_1 = Norm::forward(pass, p.norm_1, x, context.normed_1);
-    context.h = pass.template allocate<S>(n, hidden_size_);
-    context.attention = attention_.forward(pass, p.attention, context.normed_1, sequences, cache, given.attention, x, context.h);
+    context.norm_1 = combine_and_norm<Norm>(pass, p.norm_1, in, places.x, context.normed_1);
+    Matrix<S> y = slots_of(attention_, places.slots, n);
+    context.attention = attention_.forward(pass, p.attention, context.normed_1, sequences, cache, given.attention, y);
+    context.h = places.h;
     context.normed_2 = pass.template allocate<S>(n, hidden_size_);
-    context.norm_2 = Norm::forward(pass, p.norm_2, Matrix<S const>(context.h), context.normed_2);
-    context.feed_forward = feed_forward_.forward(pass, p.feed_forward, context.normed_2, given.feed_forward, context.h, out);
+    context.norm_2 =
+        combine_and_norm<Norm>(pass, p.norm_2, attention_.output(pass, places.x, y), places.h, context.normed_2);
+    y = out != nullptr ? slots_of(feed_forward_, places.slots, n) : Matrix<S>{};
+    context.feed_forward = feed_forward_.forward(pass, p.feed_forward, context.normed_2, given.feed_forward, y);
+    if (out != nullptr) *out = feed_forward_.output(pass, places.h, y);
     return context;
   }
 
-  /// d (N,D): on entry the gradient of `out`, on return that of x. Accumulates into the gradients.
+  /// d (N,D): on entry the gradient of the output, on return that of x. `slots` as in Places. Accumulates into the
+  /// gradients.
   void backward(Pass<B>& pass, Parameters<Values<S>> const& p, Parameters<Gradients<A>> const& gradients,
-                Context const& context, Vector<Sequence const> sequences, Matrix<S> d) const {
+                Context const& context, Vector<Sequence const> sequences, Matrix<S> slots, Matrix<S> d) const {
     auto const scratch = pass.scope();
-    Matrix<S> const dnormed = pass.template allocate<S>(d.extent(0), hidden_size_);
-    auto const flat = dnormed.reshape(dnormed.size());
-    fill(pass.backend, flat, S(0));
-    feed_forward_.backward(pass, p.feed_forward, gradients.feed_forward, context.feed_forward, context.normed_2, d, dnormed);
-    Norm::backward(pass, p.norm_2, gradients.norm_2, context.norm_2, Matrix<S const>(context.h), Matrix<S const>(dnormed), d);
-    fill(pass.backend, flat, S(0));
-    attention_.backward(pass, p.attention, gradients.attention, context.attention, context.normed_1, sequences, d, dnormed);
-    Norm::backward(pass, p.norm_1, gradients.norm_1, context.norm_1, context.x, Matrix<S const>(dnormed), d);
+    Index const n = d.extent(0);
+    Matrix<S> const dnormed = pass.template allocate<S>(n, hidden_size_);
+    Combination<S> sum = feed_forward_.backward(pass, p.feed_forward, gradients.feed_forward, context.feed_forward,
+                                                context.normed_2, d, dnormed, slots_of(feed_forward_, slots, n));
+    combine_and_norm_backward<Norm>(pass, p.norm_2, gradients.norm_2, context.norm_2, Matrix<S const>(context.h), sum,
+                                    d);
+    sum = attention_.backward(pass, p.attention, gradients.attention, context.attention, context.normed_1, sequences, d,
+                              dnormed, slots_of(attention_, slots, n));
+    combine_and_norm_backward<Norm>(pass, p.norm_1, gradients.norm_1, context.norm_1, Matrix<S const>(context.x), sum,
+                                    d);
   }
 
  private:
+  template <class Layer>
+  static Matrix<S> slots_of(Layer const& layer, Matrix<S> slots, Index n) {
+    return slots.rows(0, n * layer.router().top_k());
+  }
+
   AttentionLayer attention_;
   FeedForwardLayer feed_forward_;
   Index hidden_size_;

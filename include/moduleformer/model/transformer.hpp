@@ -7,6 +7,7 @@
 #include <moduleformer/model/observation.hpp>
 #include <moduleformer/routing/policies.hpp>
 
+#include <algorithm>
 #include <cstddef>
 #include <string>
 #include <type_traits>
@@ -46,6 +47,7 @@ class Transformer {
   struct Context {
     Vector<KeptBlock> blocks;  // (L), if kept; in host memory
     Vector<double> losses;     // (2L) each router's loss, unweighted
+    Matrix<S> slots;           // what each layer left in turn; backward's too
     Matrix<S> last;            // input of the final norm (N,D)
     typename Norm::template Context<B> norm;
     Matrix<S> hidden;          // its output (N,D)
@@ -89,40 +91,43 @@ class Transformer {
       context.blocks = {reinterpret_cast<KeptBlock*>(input.kept->data()), {layers}};
     }
     context.hidden = pass.template allocate<S>(n, d);
+    context.slots =
+        pass.template allocate<S>(n * std::max(Index{extents_.attention_top_k}, Index{extents_.feed_forward_top_k}), d);
 
-    Matrix<S> x = pass.template allocate<S>(n, d), next{};
-    if (!keep) next = pass.template allocate<S>(n, d);
+    // x and h of a block are kept where backward reads them, else written again by the next block.
+    Matrix<S> x = pass.template allocate<S>(n, d), h = pass.template allocate<S>(n, d);
     pass.layer = 0;
     embedding(backend, p.embedding, input.ids, x);
     if (auto const drop = embedding_dropout(pass); drop.probability > 0) apply_dropout(backend, drop, x, x);
+    Combination<S> sum{x};  // what the next norm adds up
 
     pass.keep = keep && !recompute;
     for (Index i = 0; i < layers; ++i) {
       pass.layer = i;
-      if (observation != nullptr) observation->add_hidden_state(backend, *input.packed, x);
-      if (keep) {
-        next = pass.template allocate<S>(n, d);
-        context.blocks[i] = recompute ? kept_routes(pass, n, x) : KeptBlock{};
-      }
+      if (keep && i > 0) x = pass.template allocate<S>(n, d);
+      if (pass.keep && i > 0) h = pass.template allocate<S>(n, d);
+      if (keep) context.blocks[i] = recompute ? kept_routes(pass, n, x) : KeptBlock{};
       auto const mark = backend.workspace().mark();
-      auto const block = forward_block(pass, p, input, i, x, input.routes != nullptr ? input.routes[i] : BlockRoutes{}, next);
+      auto const routes = input.routes != nullptr ? input.routes[i] : BlockRoutes{};
+      auto const block = forward_block(pass, p, input, i, sum, {x, h, context.slots}, routes, &sum);
       if (pass.losses) {
         copy(backend, Vector<double const>{block.attention.router.loss, {1}}, context.losses.rows(2 * i, 1));
         copy(backend, Vector<double const>{block.feed_forward.router.loss, {1}}, context.losses.rows(2 * i + 1, 1));
       }
-      if (observation != nullptr) observation->add_block(backend, *input.packed, i, block_at(i), block);
+      if (observation != nullptr) {
+        observation->add_hidden_state(backend, *input.packed, x);
+        observation->add_block(backend, *input.packed, i, block_at(i), block);
+      }
       if (pass.keep) {
         context.blocks[i].context = block;
       } else {
         if (recompute) keep_routes(backend, block, context.blocks[i]);
         backend.workspace().release(mark);
       }
-      if (keep) x = next;
-      else std::swap(x, next);
     }
     pass.keep = keep;
-    context.last = x;
-    context.norm = Norm::forward(pass, p.norm, Matrix<S const>(x), context.hidden);
+    context.last = keep ? pass.template allocate<S>(n, d) : x;
+    context.norm = combine_and_norm<Norm>(pass, p.norm, sum, context.last, context.hidden);
     if (observation != nullptr) observation->add_hidden_state(backend, *input.packed, context.hidden);
     return context;
   }
@@ -144,10 +149,11 @@ class Transformer {
       auto const at = static_cast<std::size_t>(i);
       typename BlockType::Context block = kept.context;
       if (recompute) {
-        Matrix<S> const out = pass.template allocate<S>(n, size);
-        block = forward_block(pass, p, input, i, kept.x, {kept.attention_experts, kept.feed_forward_experts}, out);
+        Matrix<S> const h = pass.template allocate<S>(n, size);
+        block = forward_block(pass, p, input, i, {kept.x}, {kept.x, h, context.slots},
+                              {kept.attention_experts, kept.feed_forward_experts}, nullptr);
       }
-      blocks_[at].backward(pass, p.blocks[at], gradients.blocks[at], block, input.sequences, d);
+      blocks_[at].backward(pass, p.blocks[at], gradients.blocks[at], block, input.sequences, context.slots, d);
     }
     pass.layer = 0;
     if (auto const drop = embedding_dropout(pass); drop.probability > 0) apply_dropout(backend, drop, d, d);
@@ -162,9 +168,11 @@ class Transformer {
   BlockType const& block_at(Index i) const { return blocks_[static_cast<std::size_t>(i)]; }
 
   typename BlockType::Context forward_block(Pass<B>& pass, Parameters<Values<S>> const& p, Input const& input, Index i,
-                                            Matrix<S const> x, BlockRoutes routes, Matrix<S> out) const {
+                                            Combination<S> in, typename BlockType::Places const& places,
+                                            BlockRoutes routes, Combination<S>* out) const {
     KeyValueCache<S> const cache = input.caches != nullptr ? input.caches[i] : KeyValueCache<S>{};
-    return block_at(i).forward(pass, p.blocks[static_cast<std::size_t>(i)], x, input.sequences, cache, routes, out);
+    return block_at(i).forward(pass, p.blocks[static_cast<std::size_t>(i)], in, places, input.sequences, cache, routes,
+                               out);
   }
 
   KeptBlock kept_routes(Pass<B>& pass, Index n, Matrix<S> x) const {

@@ -1,10 +1,13 @@
 // SPDX-License-Identifier: MIT
 #pragma once
-// A layer of stick-breaking attention experts (arXiv 2306.04640 section 2.2). Chosen expert e of token
-// t makes a query and an output; keys and values are shared by all experts:
-//   q = W_q[e]^T x_t,  k = W_k x + b_k,  v = W_v x + b_v,  y_t = sum_e gate_te W_o[e]^T attention(q, k, v)
+// A layer of stick-breaking attention experts (arXiv 2306.04640 section 2.2). The s-th chosen expert e of
+// token t makes a query and an output; keys and values are shared by all experts:
+//   q = W_q[e]^T x_t,  k = W_k x + b_k,  v = W_v x + b_v,  y_ts = gate_te W_o[e]^T attention(q, k, v)
+//   out_t = residual_t + dropout(sum_s y_ts)
 // With one head as wide as the model there is no W_k, W_v: k = v = x, one tensor serves both.
+// A layer leaves y; the norm that reads out adds it up (nn/combination.hpp). Backward leaves dx in the same way.
 
+#include <moduleformer/nn/combination.hpp>
 #include <moduleformer/routing/router_layer.hpp>
 
 namespace moduleformer {
@@ -80,10 +83,10 @@ class Attention {
   [[nodiscard]] StickBreakingVariant variant() const { return policies_->attention.variant(); }
   [[nodiscard]] AttentionExtents extents() const { return {heads_, width_ / heads_, router_.top_k(), stop_below()}; }
 
-  /// x, residual, out (N,D); out may be residual. Without a cache, sequences name rows of x for both
-  /// queries and keys; with one, their keys are rows of the cache, the new ones at each sequence's end.
+  /// x (N,D), y (P,D). Without a cache, sequences name rows of x for both queries and keys; with one, their
+  /// keys are rows of the cache, the new ones at each sequence's end.
   Context forward(Pass<B>& pass, Parameters<Values<S>> const& p, Matrix<S const> x, Vector<Sequence const> sequences,
-                  KeyValueCache<S> cache, Matrix<ExpertId const> given, Matrix<S const> residual, Matrix<S> out) const {
+                  KeyValueCache<S> cache, Matrix<ExpertId const> given, Matrix<S> y) const {
     B& backend = pass.backend;
     Index const n = x.extent(0);
     Context context{};
@@ -112,17 +115,20 @@ class Attention {
     }
     stick_breaking_forward(backend, variant(), extents(), sequences, context.q, context.k, context.v, context.o,
                            context.log_stick, context.stop);
-    auto const scratch = pass.scope();
-    Matrix<S> const y = pass.template allocate<S>(plan.slots(), hidden_size_);
     expert_forward(backend, plan, Identity{}, context.o, Rows::slot, p.out, gates(context), {}, y, Rows::slot);
-    combine(backend, plan.top_k, y, dropout(pass), residual, out);
     return context;
   }
 
-  /// dout (N,D) is the gradient of `out`; accumulates into dx (N,D) and the gradients.
-  void backward(Pass<B>& pass, Parameters<Values<S>> const& p, Parameters<Gradients<A>> const& gradients,
-                Context const& context, Matrix<S const> x, Vector<Sequence const> sequences, Matrix<S const> dout,
-                Matrix<S> dx) const {
+  /// What the layer's output is the sum of, from forward's y.
+  Combination<S> output(Pass<B> const& pass, Matrix<S const> residual, Matrix<S const> y) const {
+    return {residual, router_.top_k(), y, dropout(pass)};
+  }
+
+  /// dout (N,D) is the gradient of `out`, and of the residual. Returns what the gradient of x is the sum of, in dx
+  /// (N,D) and dx_slots (P,D); accumulates into the gradients.
+  Combination<S> backward(Pass<B>& pass, Parameters<Values<S>> const& p, Parameters<Gradients<A>> const& gradients,
+                          Context const& context, Matrix<S const> x, Vector<Sequence const> sequences,
+                          Matrix<S const> dout, Matrix<S> dx, Matrix<S> dx_slots) const {
     auto const scratch = pass.scope();
     B& backend = pass.backend;
     RoutingPlan const& plan = context.router.plan;
@@ -145,14 +151,14 @@ class Attention {
         if (gradients.out)
           expert_weight_gradient(backend, plan, scaled, Rows::slot, dy, Rows::token, gradients.out.first, gradients.out);
       }
+      router_.backward(pass, p.router, gradients.router, context.router, RandomSite::attention_router, x,
+                       dgates.reshape(plan.tokens, plan.top_k), dx);
       attention_backward(pass, p, gradients, context, x, sequences, d_o, dq, dx);
     }
-    if (gradients.in) expert_weight_gradient(backend, plan, x, Rows::token, dq, Rows::slot, gradients.in.first, gradients.in);
-    Matrix<S> const dx_slots = pass.template allocate<S>(plan.slots(), hidden_size_);
+    if (gradients.in)
+      expert_weight_gradient(backend, plan, x, Rows::token, dq, Rows::slot, gradients.in.first, gradients.in);
     expert_input_gradient(backend, plan, dq, Rows::slot, p.in, dx_slots, Rows::slot);
-    combine_slots(backend, plan.top_k, dx_slots, dx);
-    router_.backward(pass, p.router, gradients.router, context.router, RandomSite::attention_router, x,
-                     dgates.reshape(plan.tokens, plan.top_k), dx);
+    return {dx, plan.top_k, dx_slots};
   }
 
  private:

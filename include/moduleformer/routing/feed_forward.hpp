@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 // A layer of feed-forward experts (arXiv 2306.04640 section 2.1):
-//   y_t = sum over the K chosen e of gate_te W_out[e]^T act(W_in[e]^T x_t),  out = residual + dropout(y)
+//   y_ts = gate_te W_out[e]^T act(W_in[e]^T x_t) for the s-th chosen e of K;  out_t = residual_t + dropout(sum_s y_ts)
+// A layer leaves y; the norm that reads out adds it up (nn/combination.hpp). Backward leaves dx in the same way.
 
 #include <moduleformer/core/dynamic_policy.hpp>
+#include <moduleformer/nn/combination.hpp>
 #include <moduleformer/routing/router_layer.hpp>
 
 namespace moduleformer {
@@ -38,27 +40,36 @@ class FeedForward {
 
   [[nodiscard]] Router const& router() const { return router_; }
 
-  /// x, residual, out (N,D); out may be residual. `given` (N,K) replaces the router's choice if not null.
+  /// x (N,D); y (P,D) or null: not wanted, only what backward needs. `given` (N,K) replaces the router's choice if not
+  /// null.
   Context forward(Pass<B>& pass, Parameters<Values<S>> const& p, Matrix<S const> x, Matrix<ExpertId const> given,
-                  Matrix<S const> residual, Matrix<S> out) const {
+                  Matrix<S> y) const {
     Context context{router_.forward(pass, p.router, x, given, RandomSite::feed_forward_router), {}};
     RoutingPlan const& plan = context.router.plan;
     if (pass.keep) context.z = pass.template allocate<S>(plan.slots(), width_);
+    if (!y) {
+      expert_forward(pass.backend, plan, Identity{}, x, Rows::token, p.in, {}, {}, context.z, Rows::sorted);
+      return context;
+    }
     auto const scratch = pass.scope();
     Matrix<S> const h = pass.template allocate<S>(plan.slots(), width_);
     with_policy(policies_->activation, [&](auto const& act) {
       expert_forward(pass.backend, plan, act, x, Rows::token, p.in, {}, context.z, h, Rows::sorted);
     });
-    Matrix<S> const y = pass.template allocate<S>(plan.slots(), hidden_size_);
     expert_forward(pass.backend, plan, Identity{}, h, Rows::sorted, p.out, gates(context), {}, y, Rows::slot);
-    combine(pass.backend, plan.top_k, y, dropout(pass), residual, out);
     return context;
   }
 
-  /// dout (N,D) is the gradient of `out`; accumulates into dx (N,D) and the gradients. The residual's
-  /// gradient is dout itself.
-  void backward(Pass<B>& pass, Parameters<Values<S>> const& p, Parameters<Gradients<A>> const& gradients,
-                Context const& context, Matrix<S const> x, Matrix<S const> dout, Matrix<S> dx) const {
+  /// What the layer's output is the sum of, from forward's y.
+  Combination<S> output(Pass<B> const& pass, Matrix<S const> residual, Matrix<S const> y) const {
+    return {residual, router_.top_k(), y, dropout(pass)};
+  }
+
+  /// dout (N,D) is the gradient of `out`, and of the residual. Returns what the gradient of x is the sum of, in dx
+  /// (N,D) and dx_slots (P,D); accumulates into the gradients.
+  Combination<S> backward(Pass<B>& pass, Parameters<Values<S>> const& p, Parameters<Gradients<A>> const& gradients,
+                          Context const& context, Matrix<S const> x, Matrix<S const> dout, Matrix<S> dx,
+                          Matrix<S> dx_slots) const {
     auto const scratch = pass.scope();
     B& backend = pass.backend;
     RoutingPlan const& plan = context.router.plan;
@@ -82,11 +93,10 @@ class FeedForward {
     }
     if (gradients.in)
       expert_weight_gradient(backend, plan, x, Rows::token, dz, Rows::sorted, gradients.in.first, gradients.in);
-    Matrix<S> const dx_slots = pass.template allocate<S>(plan.slots(), hidden_size_);
     expert_input_gradient(backend, plan, dz, Rows::sorted, p.in, dx_slots, Rows::slot);
-    combine_slots(backend, plan.top_k, dx_slots, dx);
     router_.backward(pass, p.router, gradients.router, context.router, RandomSite::feed_forward_router, x,
                      dgates.reshape(plan.tokens, plan.top_k), dx);
+    return {dx, plan.top_k, dx_slots};
   }
 
  private:

@@ -94,7 +94,8 @@ class RouterLayer {
     return context;
   }
 
-  /// From dgates (N,K) and the weight of the routing loss in the pass's numbers; accumulates into dx and the gradients.
+  /// From dgates (N,K) and the weight of the routing loss in the pass's numbers: dx = the gradient of x; accumulates
+  /// into the others.
   void backward(Pass<B>& pass, Parameters<Values<S>> const& p, Parameters<Gradients<A>> const& gradients,
                 Context const& context, RandomSite site, Matrix<S const> x, Matrix<A const> dgates, Matrix<S> dx) const {
     auto const scratch = pass.scope();

@@ -6,7 +6,7 @@
 //   mlp     logits = W2 dropout(act(W1 x + b1))      act: exact GELU as released, ReLU in the paper
 //   gmm     logits = cos(W x, centroid_e) exp(temperature)
 // A router has Parameters, a Context<B> for backward, visit_parameters, forward, backward; backward
-// accumulates into dx and the gradients. B is the backend, S and A its two scalars (backend/backend.hpp):
+// sets dx and accumulates into the gradients. B is the backend, S and A its two scalars (backend/backend.hpp):
 // logits and gradients of parameters are in A. docs/policies.md builds one from scratch.
 
 #include <moduleformer/core/functors.hpp>
@@ -52,7 +52,7 @@ struct LinearRouter {
                 Context<B> const&, Matrix<S const> x, Matrix<A const> dlogits, Matrix<S> dx) const {
     auto const scratch = pass.scope();
     Matrix<S const> const d = pass.as_scalar(dlogits);
-    linear_input_gradient(pass.backend, d, p.weight, dx, true);
+    linear_input_gradient(pass.backend, d, p.weight, dx, false);
     if (gradients.weight) linear_weight_gradient(pass.backend, d, x, gradients.weight.first, gradients.weight);
   }
 };
@@ -107,7 +107,7 @@ struct BasicMlpRouter {
       linear_weight_gradient(pass.backend, d, context.h, gradients.weight.first, gradients.weight);
     if (auto const drop = dropout(pass); drop.probability > 0) apply_dropout(pass.backend, drop, dz, dz);
     activation_backward(pass.backend, Activation{}, dz, context.z, dz);
-    linear_input_gradient(pass.backend, dz, p.hidden_weight, dx, true);
+    linear_input_gradient(pass.backend, dz, p.hidden_weight, dx, false);
     if (gradients.hidden_weight)
       linear_weight_gradient(pass.backend, dz, x, gradients.hidden_weight.first, gradients.hidden_weight);
     if (gradients.hidden_bias) bias_gradient(pass.backend, dz, gradients.hidden_bias.first, gradients.hidden_bias);
@@ -206,7 +206,7 @@ struct GmmRouter {
     Matrix<S> const dz = pass.template allocate<S>(n, r);
     linear_input_gradient(pass.backend, dcosine, context.centroid, dz, false);
     normalise_rows_backward(pass.backend, dz, context.direction, context.norm, dz);
-    linear_input_gradient(pass.backend, dz, p.weight, dx, true);
+    linear_input_gradient(pass.backend, dz, p.weight, dx, false);
     if (gradients.weight) linear_weight_gradient(pass.backend, dz, x, gradients.weight.first, gradients.weight);
     if (gradients.centroids) {
       Matrix<A> const dunit = pass.template allocate<A>(e, r);  // of the centroids' directions

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 // Suite: layer norm and its gradient against their formulas in double: rows that a warp, a block, or neither holds,
-// large means, several rows for a block's parts, null outputs, sums that are added to.
+// large means, several rows for a block's parts, null outputs, sums that are added to; and the same of sums over slots.
 
 #include "support.hpp"
 
@@ -163,6 +163,80 @@ BOOST_AUTO_TEST_CASE_TEMPLATE(layer_norm_gradients, B, Backends) {
     }
 }
 
+BOOST_AUTO_TEST_CASE_TEMPLATE(layer_norm_of_slots_is_combine_then_layer_norm, B, Backends) {
+  using S = typename B::Scalar;
+  for (NormSize const& size : {NormSize{0, 5}, NormSize{1, 1}, NormSize{5, 7}, NormSize{9, 64}, NormSize{3, 257},
+                               NormSize{2, 1032}, NormSize{1, 8200}})
+    for (Index const offset : {0, 1})
+      for (Index const slots : {1, 2, 3})
+        for (float const probability : {0.0f, 0.3f}) {
+          Index const rows = size.rows, width = size.width;
+          if (rows * width > 2000 && (offset > 0 || slots != 2)) continue;
+          auto const y = normal_numbers<S>(rows * slots * width, 1), residual = normal_numbers<S>(rows * width, 2),
+                     weight = normal_numbers<S>(width, 3), bias = normal_numbers<S>(width, 4);
+          auto const outputs = [&](bool together) {
+            return in_all_orders<B>([&](Device<B>& device) {
+              auto const h = shifted<S>(device, residual, offset).reshape(rows, width);  // in place
+              auto const branch = shifted<S>(device, y, offset).reshape(rows * slots, width);
+              auto const w = shifted<S>(device, weight, offset), b = shifted<S>(device, bias, offset);
+              auto const out = device.template allocate<S>(rows, width);
+              auto const statistics = device.template allocate<float>(2, rows);
+              Dropout const drop{{device.upload(std::vector<RandomKey>{{5, 2, 0}}).data(), 9}, probability};
+              if (together) {
+                combine_layer_norm(device.backend(), slots, branch, drop, h, w, b, norm_epsilon, h, out,
+                                   statistics.slice(0), statistics.slice(1));
+              } else {
+                combine(device.backend(), slots, branch, drop, h, h);
+                layer_norm(device.backend(), h, w, b, norm_epsilon, out, statistics.slice(0), statistics.slice(1));
+              }
+              auto values = device.template download<float>(h);
+              for (auto const& more : {device.template download<float>(out), device.download(statistics)})
+                values.insert(values.end(), more.begin(), more.end());
+              return values;
+            });
+          };
+          BOOST_TEST(same_bits(outputs(true), outputs(false)), rows << " x " << width << " slots " << slots);
+        }
+}
+
+BOOST_AUTO_TEST_CASE_TEMPLATE(layer_norm_gradients_of_slots, B, Backends) {
+  using S = typename B::Scalar;
+  for (NormSize const& size :
+       {NormSize{0, 5}, NormSize{1, 7}, NormSize{9, 65}, NormSize{33, 256}, NormSize{9, 1032}, NormSize{3, 5203}})
+    for (Index const slots : {1, 2, 3}) {
+      Index const rows = size.rows, width = size.width;
+      auto const x = normal_numbers<S>(rows * width, 1, 1, 0.3), residual = normal_numbers<S>(rows * width, 2),
+                 y = normal_numbers<S>(rows * slots * width, 3), weight = normal_numbers<S>(width, 4),
+                 old = normal_numbers<S>(rows * width, 5), zero = std::vector<double>(static_cast<std::size_t>(width));
+      auto dy = residual;
+      for (Index i = 0; i < rows * width; ++i)
+        for (Index s = 0; s < slots; ++s)
+          dy[static_cast<std::size_t>(i)] += y[static_cast<std::size_t>((i / width * slots + s) * width + i % width)];
+      NormReference const expected(x, weight, weight, dy);
+      auto const found = in_all_orders<B>([&](Device<B>& device) {
+        auto const dx = device.template upload<S>(old, rows, width);
+        auto const dweight = device.template upload<float>(zero), dbias = device.template upload<float>(zero);
+        combine_layer_norm_backward(device.backend(), slots, device.template upload<S>(y, rows * slots, width),
+                                    device.template upload<S>(residual, rows, width),
+                                    device.template upload<S>(x, rows, width), device.template upload<S>(weight),
+                                    device.template upload<float>(expected.mean),
+                                    device.template upload<float>(expected.inverse), dx, dweight, dbias);
+        auto values = device.template download<float>(dx);
+        for (auto const& more : {device.download(dweight), device.download(dbias)})
+          values.insert(values.end(), more.begin(), more.end());
+        return values;
+      });
+      auto const part = [&](Index begin, Index count) {
+        return std::vector<float>(found.begin() + begin, found.begin() + begin + count);
+      };
+      // Nothing is rounded to S but dx.
+      BOOST_TEST(norm_error(part(0, rows * width), plus(expected.dx, old)) < (std::is_same_v<S, float> ? 2e-6 : 4e-3),
+                 rows << " x " << width << " slots " << slots);
+      BOOST_TEST(norm_error(part(rows * width, width), expected.dweight) < 4e-6);
+      BOOST_TEST(norm_error(part(rows * width + width, width), expected.dbias) < 4e-6);
+    }
+}
+
 BOOST_AUTO_TEST_CASE_TEMPLATE(layer_norm_refuses, B, Backends) {
   using S = typename B::Scalar;
   Device<B> device;
@@ -176,6 +250,9 @@ BOOST_AUTO_TEST_CASE_TEMPLATE(layer_norm_refuses, B, Backends) {
   BOOST_CHECK_THROW(layer_norm(device.backend(), x, weight, weight, 1e-5, x, few, {}), Error);
   BOOST_CHECK_THROW(layer_norm_backward(device.backend(), x, x, weight, sums, few, x, {}, {}), Error);
   BOOST_CHECK_THROW(layer_norm_backward(device.backend(), x, x, weight, sums, sums, other, {}, {}), Error);
+  BOOST_CHECK_THROW(combine_layer_norm(device.backend(), 2, x, {}, x, weight, weight, 1e-5, x, x, {}, {}), Error);
+  BOOST_CHECK_THROW(combine_layer_norm_backward(device.backend(), 1, x, other, x, weight, sums, sums, x, {}, {}),
+                    Error);
 }
 
 }  // namespace moduleformer::test

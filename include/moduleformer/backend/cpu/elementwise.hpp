@@ -50,13 +50,25 @@ void sum_slots(S const* y, Index slots, Index width, Index count, S* sums) {
   }
 }
 
-/// f(t, c, count) for pieces of at most dropout_block columns of each row.
-template <Real S, class F>
-void for_row_pieces(Cpu<S>& backend, Index rows, Index width, F const& f) {
-  parallel_blocks(backend, rows, row_block(width), [&](Index begin, Index end) {
-    for (Index t = begin; t < end; ++t)
-      for (Index c = 0; c < width; c += dropout_block) f(t, c, std::min(dropout_block, width - c));
-  });
+/// Row t of combine; the pointers are those of the row's beginnings.
+template <Real S>
+void combine_row(Index slots, S const* y, Dropout const& drop, S const* residual, S* out, Index t, Index width) {
+  for (Index c = 0; c < width; c += dropout_block) {
+    Index const count = std::min(dropout_block, width - c);
+    S sums[dropout_block];
+    sum_slots(y + c, slots, width, count, sums);
+    S const* const from = residual + c;
+    S* const to = out + c;
+    if (drop.probability > 0) {
+      S room[dropout_block + 8];
+      S const* const factors = dropout_factors(drop, t * width + c, count, room);
+#pragma omp simd
+      for (Index i = 0; i < count; ++i) to[i] = from[i] + factors[i] * sums[i];
+    } else {
+#pragma omp simd
+      for (Index i = 0; i < count; ++i) to[i] = from[i] + sums[i];
+    }
+  }
 }
 
 }  // namespace detail
@@ -67,39 +79,11 @@ template <Real S>
 void combine(Cpu<S>& backend, Index slots, Arg<Matrix<S const>> y, Dropout drop, Arg<Matrix<S const>> residual,
              Arg<Matrix<S>> out) {
   Index const tokens = out.extent(0), width = out.extent(1);
-  detail::expect_slots("combine", slots);
-  detail::expect_extents("combine", "y", y, tokens * slots, width);
-  detail::expect_same("combine", "residual", residual, out);
-  detail::expect_probability("combine", drop);
-  detail::for_row_pieces(backend, tokens, width, [&](Index t, Index c, Index count) {
-    S sums[detail::dropout_block];
-    detail::sum_slots(y.data() + t * slots * width + c, slots, width, count, sums);
-    S const* const from = residual.data() + t * width + c;
-    S* const to = out.data() + t * width + c;
-    if (drop.probability > 0) {
-      S room[detail::dropout_block + 8];
-      S const* const factors = detail::dropout_factors(drop, t * width + c, count, room);
-#pragma omp simd
-      for (Index i = 0; i < count; ++i) to[i] = from[i] + factors[i] * sums[i];
-    } else {
-#pragma omp simd
-      for (Index i = 0; i < count; ++i) to[i] = from[i] + sums[i];
-    }
-  });
-}
-
-/// out[t] += sum_s y[t*slots+s], s ascending.
-template <Real S>
-void combine_slots(Cpu<S>& backend, Index slots, Arg<Matrix<S const>> y, Arg<Matrix<S>> out) {
-  Index const tokens = out.extent(0), width = out.extent(1);
-  detail::expect_slots("combine_slots", slots);
-  detail::expect_extents("combine_slots", "y", y, tokens * slots, width);
-  detail::for_row_pieces(backend, tokens, width, [&](Index t, Index c, Index count) {
-    S sums[detail::dropout_block];
-    detail::sum_slots(y.data() + t * slots * width + c, slots, width, count, sums);
-    S* const to = out.data() + t * width + c;
-#pragma omp simd
-    for (Index i = 0; i < count; ++i) to[i] += sums[i];
+  detail::expect_combine("combine", slots, y, drop, residual, out);
+  detail::parallel_blocks(backend, tokens, detail::row_block(width), [&](Index begin, Index end) {
+    for (Index t = begin; t < end; ++t)
+      detail::combine_row(slots, y.data() + t * slots * width, drop, residual.data() + t * width,
+                          out.data() + t * width, t, width);
   });
 }
 

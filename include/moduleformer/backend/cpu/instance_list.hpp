@@ -27,7 +27,6 @@
 
 #define MODULEFORMER_CPU_ELEMENTWISE(prefix, S)                                                                        \
   prefix template void combine<S>(Cpu<S>&, Index, Matrix<S const>, Dropout, Matrix<S const>, Matrix<S>);               \
-  prefix template void combine_slots<S>(Cpu<S>&, Index, Matrix<S const>, Matrix<S>);                                   \
   prefix template void apply_dropout<S>(Cpu<S>&, Dropout, Matrix<S const>, Matrix<S>);                                 \
   prefix template void add<S>(Cpu<S>&, Matrix<S const>, Matrix<S>);                                                    \
   prefix template void scale_by<S>(Cpu<S>&, Vector<S const>, Matrix<S const>, Matrix<S>);                              \
@@ -37,6 +36,12 @@
                                      Vector<S>, Vector<S>);                                                            \
   prefix template void layer_norm_backward<S>(Cpu<S>&, Matrix<S const>, Matrix<S const>, Vector<S const>,              \
                                               Vector<S const>, Vector<S const>, Matrix<S>, Vector<S>, Vector<S>);      \
+  prefix template void combine_layer_norm<S>(Cpu<S>&, Index, Matrix<S const>, Dropout, Matrix<S const>,                \
+                                             Vector<S const>, Vector<S const>, double, Matrix<S>, Matrix<S>,           \
+                                             Vector<S>, Vector<S>);                                                    \
+  prefix template void combine_layer_norm_backward<S>(Cpu<S>&, Index, Matrix<S const>, Matrix<S const>,                \
+                                                      Matrix<S const>, Vector<S const>, Vector<S const>,               \
+                                                      Vector<S const>, Matrix<S>, Vector<S>, Vector<S>);               \
   prefix template void embedding<S>(Cpu<S>&, Matrix<S const>, Vector<TokenId const>, Matrix<S>);                       \
   prefix template void embedding_backward<S>(Cpu<S>&, Vector<TokenId const>, Matrix<S const>, Matrix<S>);              \
   prefix template void gather_rows<S>(Cpu<S>&, Matrix<S const>, Vector<std::int32_t const>, Matrix<S>);                \

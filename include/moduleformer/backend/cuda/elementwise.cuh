@@ -67,19 +67,8 @@ void launch_add(CudaBackend<S, P>& backend, Matrix<T const> x, Matrix<T> out) {
 template <CudaScalar S, class P>
 void combine(CudaBackend<S, P>& backend, Index slots, Arg<Matrix<S const>> y, Dropout drop,
              Arg<Matrix<S const>> residual, Arg<Matrix<S>> out) {
-  detail::expect_slots("combine", slots);
-  detail::expect_extents("combine", "y", y, out.extent(0) * slots, out.extent(1));
-  detail::expect_same("combine", "residual", residual, out);
-  detail::expect_probability("combine", drop);
+  detail::expect_combine("combine", slots, y, drop, residual, out);
   detail::launch_combine(backend, slots, y.data(), drop, residual.data(), out);
-}
-
-/// out[t] += sum_s y[t*slots+s], s ascending.
-template <CudaScalar S, class P>
-void combine_slots(CudaBackend<S, P>& backend, Index slots, Arg<Matrix<S const>> y, Arg<Matrix<S>> out) {
-  detail::expect_slots("combine_slots", slots);
-  detail::expect_extents("combine_slots", "y", y, out.extent(0) * slots, out.extent(1));
-  detail::launch_combine(backend, slots, y.data(), Dropout{}, static_cast<S const*>(out.data()), out);
 }
 
 /// out = dropout(x), which is its own backward; out may be x.

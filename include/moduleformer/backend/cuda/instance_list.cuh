@@ -39,7 +39,6 @@
 
 #define MODULEFORMER_CUDA_ELEMENTWISE(prefix, S, P)                                                                    \
   prefix template void combine<S, P>(CudaBackend<S, P>&, Index, Matrix<S const>, Dropout, Matrix<S const>, Matrix<S>); \
-  prefix template void combine_slots<S, P>(CudaBackend<S, P>&, Index, Matrix<S const>, Matrix<S>);                     \
   prefix template void apply_dropout<S, P>(CudaBackend<S, P>&, Dropout, Matrix<S const>, Matrix<S>);                   \
   prefix template void add<S, P>(CudaBackend<S, P>&, Matrix<S const>, Matrix<S>);                                      \
   prefix template void scale_by<S, P>(CudaBackend<S, P>&, Vector<float const>, Matrix<float const>, Matrix<float>);    \
@@ -49,14 +48,20 @@
   prefix template void layer_norm_backward<S, P>(CudaBackend<S, P>&, Matrix<S const>, Matrix<S const>,                 \
                                                  Vector<S const>, Vector<float const>, Vector<float const>, Matrix<S>, \
                                                  Vector<float>, Vector<float>);                                        \
+  prefix template void combine_layer_norm<S, P>(CudaBackend<S, P>&, Index, Matrix<S const>, Dropout, Matrix<S const>,  \
+                                                Vector<S const>, Vector<S const>, double, Matrix<S>, Matrix<S>,        \
+                                                Vector<float>, Vector<float>);                                         \
+  prefix template void combine_layer_norm_backward<S, P>(                                                              \
+      CudaBackend<S, P>&, Index, Matrix<S const>, Matrix<S const>, Matrix<S const>, Vector<S const>,                   \
+      Vector<float const>, Vector<float const>, Matrix<S>, Vector<float>, Vector<float>);                              \
   prefix template void embedding<S, P>(CudaBackend<S, P>&, Matrix<S const>, Vector<TokenId const>, Matrix<S>);         \
   prefix template void embedding_backward<S, P>(CudaBackend<S, P>&, Vector<TokenId const>, Matrix<S const>,            \
                                                 Matrix<float>);                                                        \
   prefix template void gather_rows<S, P>(CudaBackend<S, P>&, Matrix<S const>, Vector<std::int32_t const>, Matrix<S>);  \
   prefix template void scatter_rows<S, P>(CudaBackend<S, P>&, Matrix<S const>, Vector<std::int32_t const>, Matrix<S>); \
   prefix template void append_rows<S, P>(CudaBackend<S, P>&, Vector<Sequence const>, Matrix<S const>, Matrix<S>);      \
-  prefix template void adamw<S, P>(CudaBackend<S, P>&, AdamWConstants const&, Vector<AdamWStep const>, Vector<float const>, \
-                                   Vector<float>, Vector<S>, Vector<float>, Vector<float>);                            \
+  prefix template void adamw<S, P>(CudaBackend<S, P>&, AdamWConstants const&, Vector<AdamWStep const>,                 \
+                                   Vector<float const>, Vector<float>, Vector<S>, Vector<float>, Vector<float>);       \
   prefix template void squared_norm<S, P>(CudaBackend<S, P>&, Vector<float const>, Vector<double>);
 
 #define MODULEFORMER_CUDA_ROUTING(prefix, S, P)                                                                        \

@@ -47,6 +47,18 @@ MODULEFORMER_DEVICE void drop_out(Dropout const& drop, float kept, Index first, 
   }
 }
 
+/// sum = the slots' packs at y, y + width, ..., added in ascending order.
+template <int N, class S>
+MODULEFORMER_DEVICE void sum_slots(Index slots, S const* y, Index width, Index left, bool packed, float (&sum)[N]) {
+  load(y, left, packed, sum);
+  for (Index s = 1; s < slots; ++s) {
+    float next[N];
+    load(y + s * width, left, packed, next);
+    MODULEFORMER_UNROLL
+    for (int i = 0; i < N; ++i) sum[i] += next[i];
+  }
+}
+
 /// out[t] = residual[t] + dropout(sum_s y[t*slots+s]), s ascending; residual null: 0. Rows of `width`.
 template <class S>
 struct Combine {
@@ -69,14 +81,7 @@ struct Combine {
     if (residual != nullptr) load(residual + at, left, elements.packed, base);
     if (elements.packed || slots == 1) {
       Index const row = slots == 1 ? 0 : at / width;
-      S const* const from = y + at + row * (slots - 1) * width;
-      load(from, left, elements.packed, sum);
-      for (Index s = 1; s < slots; ++s) {
-        float next[pack];
-        load(from + s * width, left, true, next);
-        MODULEFORMER_UNROLL
-        for (int i = 0; i < pack; ++i) sum[i] += next[i];
-      }
+      sum_slots(slots, y + at + row * (slots - 1) * width, width, left, elements.packed, sum);
     } else {
       sum_anywhere(at, left, sum);
     }

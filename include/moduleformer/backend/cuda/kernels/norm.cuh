@@ -2,8 +2,10 @@
 #pragma once
 // Layer norm over rows (formulas: backend/cpu/norm.hpp) by teams: a warp or a block per row, a thread having packs of
 // columns. A row that fits stays in registers, longer ones are read again. Statistics in float: the mean, corrected
-// by the mean of the differences to it, and the variance from these differences.
+// by the mean of the differences to it, and the variance from these differences. Rows of forward, and of dy in
+// backward, may be sums over slots, which are added up as they are read.
 
+#include <moduleformer/backend/cuda/kernels/elementwise.cuh>
 #include <moduleformer/backend/cuda/kernels/packs.cuh>
 #include <moduleformer/backend/cuda/kernels/reduction.cuh>
 #include <moduleformer/core/platform.hpp>
@@ -15,15 +17,22 @@
 namespace moduleformer::kernels {
 
 /// y = (x - mean) inverse weight + bias; mean and inverse may be null. Team: 32 threads, or all of the block.
+/// With slots, x becomes x + dropout(their sum), which is kept in h.
 template <class S, int Team>
 struct LayerNorm {
   static constexpr int threads = Team == 32 ? 128 : Team;
   static constexpr int rows_at_once = threads / Team;
+  static constexpr int blocks_at_once = 768 / threads;
   static constexpr int pack = pack_size<S>;
   static constexpr int packs = 32 / pack;                     // of a thread, in registers
   static constexpr Index chunk = Index{Team} * packs * pack;  // columns that a team holds
   static constexpr std::size_t shared_bytes = Team == 32 ? 0 : 3 * threads / 32 * sizeof(float);
   S const* x;
+  Index slots;      // 0: none
+  S const* branch;  // (rows*slots, width)
+  Dropout drop;     // of their sum; if any, every row begins at a multiple of 4
+  float kept;
+  S* h;  // null without slots
   S const* weight;
   S const* bias;
   float epsilon;
@@ -32,7 +41,7 @@ struct LayerNorm {
   float* inverse;
   Index rows;
   Index width;
-  bool packed;  // x, y at every row, weight and bias
+  bool packed;  // the tensors at every row, weight and bias
 
   template <class Thread>
   MODULEFORMER_DEVICE void operator()(Thread const& thread) const {
@@ -45,14 +54,15 @@ struct LayerNorm {
 
     float sum[1] = {0.0f};
     for (Index at = 0; at < width; at += chunk) {
-      read(thread, row, at, values);
+      if (slots > 0) add_up(thread, row, at, values);
+      else read(x, thread, row, at, values);
       for_each(thread, at, [&](int p, int i) { sum[0] += values[p][i]; });
     }
     team_sums(thread, sum, room);
     float centre = sum[0] / count;
     float moments[2] = {0.0f, 0.0f};  // sums of differences to the centre and of their squares
     for (Index at = 0; at < width; at += chunk) {
-      if (!held) read(thread, row, at, values);
+      if (!held) read(slots > 0 ? h : x, thread, row, at, values);
       for_each(thread, at, [&](int p, int i) {
         float const difference = values[p][i] - centre;
         moments[0] += difference;
@@ -65,7 +75,7 @@ struct LayerNorm {
     float const scale = 1.0f / std::sqrt((variance > 0.0f ? variance : 0.0f) + epsilon);
     // The difference to the corrected mean, in two steps: the mean itself may not hold the correction's digits.
     for (Index at = 0; at < width; at += chunk) {
-      if (!held) read(thread, row, at, values);
+      if (!held) read(slots > 0 ? h : x, thread, row, at, values);
       MODULEFORMER_UNROLL
       for (int p = 0; p < packs; ++p) {
         Index const column = first_column(thread, at, p), left = width - column;
@@ -89,11 +99,28 @@ struct LayerNorm {
     return at + (p * Team + thread.index() % Team) * pack;
   }
   template <class Thread>
-  MODULEFORMER_DEVICE void read(Thread const& thread, Index row, Index at, float (&values)[packs][pack]) const {
+  MODULEFORMER_DEVICE void read(S const* from, Thread const& thread, Index row, Index at,
+                                float (&values)[packs][pack]) const {
     MODULEFORMER_UNROLL
     for (int p = 0; p < packs; ++p) {
       Index const column = first_column(thread, at, p);
-      load(x + row * width + column, width - column, packed, values[p]);
+      load(from + row * width + column, width - column, packed, values[p]);
+    }
+  }
+  /// Into h as well, where a thread reads again only what it wrote itself.
+  template <class Thread>
+  MODULEFORMER_DEVICE void add_up(Thread const& thread, Index row, Index at, float (&values)[packs][pack]) const {
+    MODULEFORMER_UNROLL
+    for (int p = 0; p < packs; ++p) {
+      Index const column = first_column(thread, at, p), left = width - column;
+      float base[pack];
+      load(x + row * width + column, left, packed, base);
+      sum_slots(slots, branch + row * slots * width + column, width, left, packed, values[p]);
+      if (drop.probability > 0) drop_out(drop, kept, row * width + column, values[p]);
+      MODULEFORMER_UNROLL
+      for (int i = 0; i < pack; ++i) values[p][i] += base[i];
+      round_to<S>(thread, values[p]);
+      store(thread, h + row * width + column, left, packed, values[p]);
     }
   }
   /// f(pack, element) for the thread's columns that exist.
@@ -119,10 +146,13 @@ struct LayerNorm {
 template <class S>
 struct LayerNormBackward {
   static constexpr int threads = 128;
+  static constexpr int blocks_at_once = 7;
   static constexpr int pack = pack_size<S>;
   static constexpr Index chunk = Index{threads} * pack;
   static constexpr int warps = threads / 32;
   S const* dy;
+  Index slots;      // whose sum is added to dy; 0: none
+  S const* branch;  // (rows*slots, width)
   S const* x;
   S const* weight;
   float const* mean;
@@ -167,11 +197,8 @@ struct LayerNormBackward {
       Index const column = at + thread.index() * pack, left = width - column;
       if (left <= 0) continue;
       float w[pack];
-      load(dy + row * width + column, left, packed, g);
-      load(x + row * width + column, left, packed, xh);
       load(weight + column, left, packed, w);
-      MODULEFORMER_UNROLL
-      for (int i = 0; i < pack; ++i) xh[i] = (xh[i] - centre) * scale;
+      read(row, column, centre, scale, g, xh);
       if (added != nullptr) add_columns(added + at + thread.index(), is_first, g, xh);
       MODULEFORMER_UNROLL
       for (int i = 0; i < pack; ++i) {
@@ -189,14 +216,10 @@ struct LayerNormBackward {
       if (left <= 0) continue;
       if (width > chunk) {
         float w[pack];
-        load(dy + row * width + column, left, packed, g);
-        load(x + row * width + column, left, packed, xh);
         load(weight + column, left, packed, w);
+        read(row, column, centre, scale, g, xh);
         MODULEFORMER_UNROLL
-        for (int i = 0; i < pack; ++i) {
-          g[i] *= w[i];
-          xh[i] = (xh[i] - centre) * scale;
-        }
+        for (int i = 0; i < pack; ++i) g[i] *= w[i];
       }
       float sum[pack];
       load(dx + row * width + column, left, packed, sum);
@@ -204,6 +227,22 @@ struct LayerNormBackward {
       for (int i = 0; i < pack; ++i) sum[i] += scale * (g[i] - means[0] - xh[i] * means[1]);
       store(thread, dx + row * width + column, left, packed, sum);
     }
+  }
+
+  /// dy with its slots' sum, and xh = (x - centre) scale.
+  MODULEFORMER_DEVICE void read(Index row, Index column, float centre, float scale, float (&dy_row)[pack],
+                                float (&xh)[pack]) const {
+    Index const left = width - column;
+    load(x + row * width + column, left, packed, xh);
+    load(dy + row * width + column, left, packed, dy_row);
+    if (slots > 0) {
+      float sum[pack];
+      sum_slots(slots, branch + row * slots * width + column, width, left, packed, sum);
+      MODULEFORMER_UNROLL
+      for (int i = 0; i < pack; ++i) dy_row[i] += sum[i];
+    }
+    MODULEFORMER_UNROLL
+    for (int i = 0; i < pack; ++i) xh[i] = (xh[i] - centre) * scale;
   }
 
   /// Columns that do not exist have zeros in dy, or are never read.

@@ -71,4 +71,17 @@ MODULEFORMER_DEVICE void store(Thread const& thread, T* to, Index left, bool pac
   store(to, left, packed, x);
 }
 
+/// x = what T holds of it.
+template <class T, int N, class Thread>
+MODULEFORMER_DEVICE void round_to(Thread const& thread, float (&x)[N]) {
+  if constexpr (std::is_same_v<T, bfloat16>) {
+    MODULEFORMER_UNROLL
+    for (int i = 0; i < N / 2; ++i) {
+      std::uint32_t const pair = thread.round_pair(x[2 * i], x[2 * i + 1]);
+      x[2 * i] = __builtin_bit_cast(float, pair << 16);
+      x[2 * i + 1] = __builtin_bit_cast(float, pair & 0xffff0000u);
+    }
+  }
+}
+
 }  // namespace moduleformer::kernels
