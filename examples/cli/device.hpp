@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 // What commands do with a model, wherever it computes: an interface of plain values, so that what parses and prints is
-// compiled once and never by nvcc. A backend's file (cpu_float.cpp, cuda_float.cu, ...) implements it by the one text
+// compiled once and never by nvcc. A backend's file (cpu_float.cpp, cuda/float.cu, ...) implements it by the one text
 // of device_on.hpp. Sizes and policies are known at run time only, so that any folder of the published layout fits.
 
 #include <moduleformer/core/settings.hpp>

@@ -33,20 +33,11 @@ Device const& find_device(DeviceOptions const& options) {
     if (options.precision == "bfloat16") throw UsageError("--precision bfloat16 is for --device cuda");
     return cpu_float();
   }
-#if defined(MODULEFORMER_PROGRAM_HAS_CUDA)
-  return options.precision == "float" ? cuda_float() : cuda_bfloat16();
-#else
+  if (Device const* const device = find_cuda(options.precision)) return *device;
   throw UsageError("--device cuda: this program was built without CUDA; configure the build with -DMODULEFORMER_CUDA=ON, which\n"
                    "needs a CUDA toolkit (12.0 or later)");
-#endif
 }
 
-std::string device_info() {
-#if defined(MODULEFORMER_PROGRAM_HAS_CUDA)
-  return "with CUDA";
-#else
-  return "without CUDA";
-#endif
-}
+std::string device_info() { return find_cuda("") != nullptr ? "with CUDA" : "without CUDA"; }
 
 }  // namespace cli

@@ -27,7 +27,7 @@ std::string device_info();
 
 Device const& cpu_float();
 void write_logits_in_double(LogitsOptions const& options, bool classifies);
-Device const& cuda_float();     // where the program is built
-Device const& cuda_bfloat16();  // with CUDA
+/// Null if the program was built without CUDA: see cuda/.
+Device const* find_cuda(std::string const& precision);
 
 }  // namespace cli

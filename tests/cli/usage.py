@@ -8,17 +8,17 @@ import support
 from support import TINY
 
 COMMANDS = {
-    "train": "--data --tokens --out --resume --overwrite --save-every --no-eval --threads --vocab --hidden --layers "
+    "train": "--data --tokens --out --resume --overwrite --save-every --no-eval --threads --device --precision --vocab --hidden --layers "
              "--router-hidden --attention-experts --attention-top-k --heads --attention-hidden --ffn-experts --ffn-top-k "
              "--ffn-hidden --attention --activation --router --gating --norm --routing-loss --loss-numbers "
              "--aux-loss-weight --embedding-dropout --residual-dropout --router-dropout --sampled-slots "
              "--initializer-range --rows --window --steps --accumulate --held-out --eos --schedule --rate --warmup --decay "
              "--floor --weight-decay --beta1 --beta2 --epsilon --clip --recompute --seed",
     "generate": "--model --prompt --tokens --max-new-tokens --temperature --top-k --top-p --repetition-penalty --stop-id "
-                "--seed --no-echo --threads",
-    "eval": "--model --data --tokens --held-out --window --rows --svg --threads",
+                "--seed --no-echo --threads --device --precision",
+    "eval": "--model --data --tokens --held-out --window --rows --svg --threads --device --precision",
     "inspect": "--model --window --tensors",
-    "logits": "--model --input --output --gradients --double --threads",
+    "logits": "--model --input --output --gradients --double --threads --device --precision",
 }
 
 
