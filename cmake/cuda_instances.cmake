@@ -11,8 +11,10 @@ target_compile_options(moduleformer_cuda_developer INTERFACE $<$<COMPILE_LANGUAG
 if(CMAKE_CUDA_COMPILER_VERSION VERSION_GREATER_EQUAL 12.8)  # a ninth of the size
   target_compile_options(moduleformer_cuda_developer INTERFACE $<$<COMPILE_LANGUAGE:CUDA>:--compress-mode=size>)
 endif()
-if(MODULEFORMER_SELF_CONTAINED)
-  target_link_options(moduleformer_cuda_developer INTERFACE -static-libstdc++ -static-libgcc -s)
+set(library_type STATIC)
+if(MODULEFORMER_SELF_CONTAINED)  # the kernels once, not in every program
+  set(library_type SHARED)
+  target_link_options(moduleformer_cuda_developer INTERFACE -s)
 endif()
 add_custom_target(device_programs)  # all that need a device: tests, examples, benchmarks
 
@@ -20,7 +22,7 @@ set(groups PRODUCTS ELEMENTWISE ROUTING ATTENTION ATTENTION_BACKWARD)
 foreach(activation Identity GeluTanh Gelu Relu Silu Tanh)
   list(APPEND groups "ACTIVATION ${activation}")
 endforeach()
-add_library(moduleformer_cuda_instances STATIC)
+add_library(moduleformer_cuda_instances ${library_type})
 foreach(scalar float bfloat16)
   foreach(group IN LISTS groups)
     string(REPLACE " " "_" file "${group}_${scalar}.cu")

@@ -1,7 +1,11 @@
 # SPDX-License-Identifier: MIT
 # Enables the language CUDA for our own build and defines moduleformer::cuda, or stops with a sentence.
-option(MODULEFORMER_SELF_CONTAINED
-  "Link Boost and the C++ library into tests and benchmarks for devices (tests/build_device.sh)" OFF)
+option(MODULEFORMER_SELF_CONTAINED "Programs for devices find their libraries in their own folder (tests/build_device.sh)" OFF)
+if(MODULEFORMER_SELF_CONTAINED)
+  set(CMAKE_CUDA_RUNTIME_LIBRARY Shared)  # one for the programs and for the library of primitives
+  set(CMAKE_INSTALL_RPATH $ORIGIN)
+  set(CMAKE_BUILD_WITH_INSTALL_RPATH ON)
+endif()
 
 if(PROJECT_IS_TOP_LEVEL AND NOT DEFINED CMAKE_CUDA_ARCHITECTURES AND NOT DEFINED ENV{CUDAARCHS})
   set(CMAKE_CUDA_ARCHITECTURES 80-real 90)  # code for 8.x and 9.x; PTX for what comes after

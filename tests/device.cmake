@@ -1,20 +1,17 @@
 # SPDX-License-Identifier: MIT
 # tests/<layer>/<name>_device.cu becomes the program test_<layer>_<name>_device and the ctest entry <layer>.<name>_device,
-# skipped (77) where there is no device. With MODULEFORMER_SELF_CONTAINED they need nothing but a driver, and read
-# golden files from the folder that they are run in: see build_device.sh. <name>_device_cpu.cpp beside it is what the CPU
-# computes to compare with.
+# skipped (77) where there is no device. With MODULEFORMER_SELF_CONTAINED they find libraries beside them, and golden files
+# in the folder that they are run in: see build_device.sh. <name>_device_cpu.cpp beside it is what the CPU computes to
+# compare with.
 
 add_library(test_support_device OBJECT backend/cuda/device_main.cpp support/golden_index.cpp)
 target_link_libraries(test_support_device PUBLIC moduleformer::cuda Boost::unit_test_framework
   PRIVATE moduleformer_warnings)
-if(MODULEFORMER_SELF_CONTAINED)
-  target_compile_definitions(test_support_device PUBLIC MODULEFORMER_TEST_DATA=".")
-else()
-  target_compile_definitions(test_support_device PUBLIC BOOST_TEST_DYN_LINK
-    MODULEFORMER_TEST_DATA="${CMAKE_CURRENT_SOURCE_DIR}")
-endif()
+target_compile_definitions(test_support_device PUBLIC BOOST_TEST_DYN_LINK
+  MODULEFORMER_TEST_DATA="$<IF:$<BOOL:${MODULEFORMER_SELF_CONTAINED}>,.,${CMAKE_CURRENT_SOURCE_DIR}>")
 
 file(GLOB device_files CONFIGURE_DEPENDS RELATIVE ${CMAKE_CURRENT_SOURCE_DIR} */*_device.cu backend/cuda/*_device.cu)
+list(REMOVE_ITEM device_files backend/cuda/no_device.cu)  # it is about their absence
 foreach(file IN LISTS device_files)
   string(REGEX REPLACE "\\.cu$" "" name ${file})
   string(REPLACE "/" "." entry ${name})
