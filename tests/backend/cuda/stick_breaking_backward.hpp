@@ -34,7 +34,8 @@ BOOST_AUTO_TEST_CASE_TEMPLATE(definition, B, Backends) {
 
 BOOST_AUTO_TEST_CASE_TEMPLATE(orders_of_threads_give_the_same_bits, B, Backends) {
   using S = typename B::Scalar;
-  for (auto const& c : {single(70, 90, 1, 16, 2), single(5, 5, 2, 72, 1), single(35, 40, 1, 64, 2)}) {
+  for (auto const& c :
+       {single(70, 90, 1, 16, 2), single(5, 5, 2, 72, 1), single(35, 40, 1, 64, 2), single(140, 140, 1, 32, 2)}) {
     auto const in = stored_inputs<S>(c, 6);
     (void)in_all_orders<B>([&](Device<B>& device) {
       auto all = attend(device, c, {true, true}, in, {.gradients = true});
