@@ -8,6 +8,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <limits>
 #include <map>
 #include <new>
 #include <utility>
@@ -21,8 +22,9 @@ struct CountedMemory {
   static inline std::map<void*, std::size_t> blocks;
   static inline int calls = 0;
   static inline int allowed = -1;  // calls before bad_alloc; negative: no limit
+  static inline std::size_t largest = std::numeric_limits<std::size_t>::max();  // that is not refused
   static void* allocate(std::size_t bytes) {
-    if (allowed == 0) throw std::bad_alloc();
+    if (allowed == 0 || bytes > largest) throw std::bad_alloc();
     if (allowed > 0) --allowed;
     ++calls;
     void* const data = ::operator new(bytes, std::align_val_t{mf::memory_alignment});
@@ -51,6 +53,7 @@ struct Fresh {
   Fresh() {
     CountedMemory::calls = 0;
     CountedMemory::allowed = -1;
+    CountedMemory::largest = std::numeric_limits<std::size_t>::max();
   }
   ~Fresh() { BOOST_TEST(CountedMemory::blocks.empty()); }
 };
@@ -169,6 +172,19 @@ BOOST_AUTO_TEST_CASE(running_out_of_memory_loses_nothing) {
   auto const next = workspace.allocate<char>(2 * mebibyte);
   std::fill(next.begin(), next.end(), 'y');
   BOOST_TEST(std::all_of(piece.begin(), piece.end(), [](char c) { return c == 'x'; }));
+}
+
+BOOST_AUTO_TEST_CASE(where_memory_is_short_chunks_are_smaller) {
+  Workspace workspace;
+  (void)workspace.allocate<char>(8 * mebibyte);
+  // The next chunk would be half of that.
+  CountedMemory::largest = 2 * static_cast<std::size_t>(mebibyte);
+  auto const part = workspace.allocate<char>(2 * mebibyte);
+  BOOST_TEST(CountedMemory::holds(part.data(), 2 * static_cast<std::size_t>(mebibyte)));
+  BOOST_TEST(workspace.reserved() == 10 * static_cast<std::size_t>(mebibyte));
+  BOOST_CHECK_THROW((void)workspace.allocate<char>(2 * mebibyte + 1), std::bad_alloc);
+  (void)workspace.allocate<char>(1000);
+  BOOST_TEST(workspace.reserved() == 45 * static_cast<std::size_t>(mebibyte) / 4);  // half of 10, halved twice
 }
 
 BOOST_AUTO_TEST_SUITE_END()

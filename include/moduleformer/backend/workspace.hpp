@@ -9,6 +9,7 @@
 
 #include <algorithm>
 #include <cstddef>
+#include <exception>
 #include <type_traits>
 #include <utility>
 #include <vector>
@@ -92,12 +93,23 @@ class Workspace {
       top_ = {top_.chunk + 1, 0};
     }
     // Each chunk is at least half of all before it, so that a growing run needs few of them.
-    std::size_t const size = std::max({count, smallest_chunk, reserved() / 2});
     chunks_.reserve(chunks_.size() + 1);
-    chunks_.push_back({static_cast<std::byte*>(Memory::allocate(size)), size});
+    chunks_.push_back(make_chunk(std::max({count, smallest_chunk, reserved() / 2}), count));
     top_ = {chunks_.size() - 1, count};
-    if constexpr (requires { Memory::take_back(nullptr, std::size_t{}); }) Memory::take_back(chunks_.back().data, size);
-    return chunks_.back().data;
+    Chunk const& made = chunks_.back();
+    if constexpr (requires { Memory::take_back(nullptr, std::size_t{}); }) Memory::take_back(made.data, made.size);
+    return made.data;
+  }
+
+  /// A chunk of the wanted size, or where memory is short a smaller one, down to the least that will do.
+  static Chunk make_chunk(std::size_t wanted, std::size_t least) {
+    for (std::size_t size = wanted;; size = std::max(least, size / 2)) {
+      try {
+        return {static_cast<std::byte*>(Memory::allocate(size)), size};
+      } catch (std::exception const&) {
+        if (size == least) throw;  // with what was needed
+      }
+    }
   }
 
   std::vector<Chunk> chunks_;
