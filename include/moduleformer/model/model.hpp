@@ -272,7 +272,7 @@ class Model {
         head.targets = model.upload_vector(pass, session.packed.targets);
       }
       if (!options.routes.empty()) {
-        model.check_routes(options.routes, session.packed.tokens());
+        model.check_routes(pass.backend, options.routes, session.packed.tokens());
         input.routes = options.routes.data();
       }
       if (keep && scale.counted == 0) check_counted(counted);
@@ -304,14 +304,13 @@ class Model {
   static void check_counted(Index counted) {
     expects(counted > 0, "batch: no label counts, expected at least one target that is not ", ignore_label);
   }
-  void check_routes(std::span<BlockRoutes const> routes, Index n) const {
+  void check_routes(B& backend, std::span<BlockRoutes const> routes, Index n) const {
     expects(static_cast<Index>(routes.size()) == config().layers, "routes: expected one entry per layer, ", config().layers,
             ", found ", routes.size());
-    auto check = [n](Matrix<ExpertId const> ids, Index k, Index e, Index layer, char const* what) {
+    auto check = [n, &backend](Matrix<ExpertId const> ids, Index k, Index e, Index layer, char const* what) {
       expects(ids.extent(0) == n && ids.extent(1) == k, "routes of layer ", layer, ", ", what, ": expected ", n, " x ", k,
               " experts, found ", ids.extent(0), " x ", ids.extent(1));
       std::vector<ExpertId> host(static_cast<std::size_t>(ids.size()));
-      B backend(1);
       to_host(backend, ids.reshape(ids.size()), host.data());
       for (ExpertId const id : host)
         expects(id >= 0 && id < e, "routes of layer ", layer, ", ", what, ": expected experts from 0 to ", e - 1, ", found ", id);
