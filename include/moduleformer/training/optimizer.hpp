@@ -79,6 +79,9 @@ class AdamWState {
   AdamWState(B& backend, ParameterTable const& table) : first_(table.training_size()), second_(table.training_size()) {
     fill(backend, first_.view(), S(0));
     fill(backend, second_.view(), S(0));
+    // Whoever writes them next by another backend, as visit() does, must find the zeros there: wait for them.
+    S last{};
+    if (size() > 0) to_host(backend, Vector<S const>(second_.view()).rows(size() - 1, 1), &last);
   }
 
   [[nodiscard]] Vector<S> first(Segment const& s) { return {first_.data() + s.gradient_offset, {s.trainable_size()}}; }
