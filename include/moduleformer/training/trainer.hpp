@@ -141,9 +141,10 @@ class Trainer {
   [[nodiscard]] AdamWState<B> const& moments() const { return moments_; }
 
   /// The state beside the weights: numbers that a stored state must agree with, the steps done, both moments.
-  /// Nothing is taken over before the numbers were found to agree.
+  /// Nothing is taken over before the numbers were found to agree. Throws Error while a step's report is outstanding.
   template <class Self, class Visitor>
   static void visit(Self& self, Visitor&& visit) {
+    expects(!self.is_pending_, "training state: step ", self.steps_, " has not reported yet, call finish() first");
     bool const any = self.options_.accept_other_numbers;
     detail::visit_checked(visit, "seed", self.options_.seed);
     detail::visit_checked(visit, "optimizer", self.optimizer_.describe(), any);
@@ -190,6 +191,7 @@ class Trainer {
   /// The norm of the gradient and the update, recorded where that is wanted.
   void update_weights(Vector<double const> losses) {
     B& backend = session_.backend();
+    backend.workspace().release({});  // scratch lies at the same places after batches of any size: see Repeated
     auto const work = [&] {
       measure_gradient(backend, optimizer_, model_->table(), gradient_, losses, numbers_.view().rows(0, 1), step_numbers_.view());
       update(backend, optimizer_, step_numbers_.view(), gradient_, moments_, *model_);
