@@ -85,6 +85,28 @@ BOOST_AUTO_TEST_CASE_TEMPLATE(invoke_runs_once, B, Backends) {
   BOOST_TEST(device.download(counter)[0] == 42);
 }
 
+BOOST_AUTO_TEST_CASE_TEMPLATE(recorded_work, B, Backends) {
+  Device<B> device;
+  B& backend = device.backend();
+  auto const counter = device.upload(std::vector<std::int32_t>{41});
+  auto const recording = backend.record([&] { invoke(backend, Count{counter.data()}); });
+  BOOST_TEST(device.download(counter)[0] == 41);
+  backend.replay(recording);
+  backend.replay(recording);
+  BOOST_TEST(device.download(counter)[0] == 43);
+
+  std::int32_t host = 7;
+  auto const expect_refusal = [&](auto const& work) {
+    BOOST_CHECK_THROW((void)backend.record(work), CudaError);
+    invoke(backend, Count{counter.data()});  // the backend goes on
+  };
+  expect_refusal([&] { from_host(backend, &host, counter); });
+  expect_refusal([&] { to_host(backend, counter, &host); });
+  expect_refusal([&] { (void)backend.workspace().template allocate<float>(1000); });
+  BOOST_TEST(host == 7);
+  BOOST_TEST(device.download(counter)[0] == 46);
+}
+
 BOOST_AUTO_TEST_CASE_TEMPLATE(too_much_memory, B, Backends) {
   using Bytes = Buffer<std::byte, typename B::Memory>;
   BOOST_CHECK_EXCEPTION(Bytes(Index{1} << 60), CudaError, [](CudaError const& error) {

@@ -90,15 +90,21 @@ struct Gpu {
       detail::check_cuda(cudaDeviceGetAttribute(&processors_, cudaDevAttrMultiProcessorCount, device), "device attributes");
       detail::check_cuda(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device), "device attributes");
       detail::check_cuda(cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device), "device attributes");
+      detail::check_cuda(cudaDeviceGetAttribute(&most_shared_, cudaDevAttrMaxSharedMemoryPerBlockOptin, device),
+                         "device attributes");
       detail::check_capability(major, minor);
       detail::check_cuda(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "cudaStreamCreate");
     }
     Stream(Stream&& other) noexcept
-        : stream_(std::exchange(other.stream_, nullptr)), upload_(std::move(other.upload_)), processors_(other.processors_) {}
+        : stream_(std::exchange(other.stream_, nullptr)),
+          upload_(std::move(other.upload_)),
+          processors_(other.processors_),
+          most_shared_(other.most_shared_) {}
     Stream& operator=(Stream&& other) noexcept {
       std::swap(stream_, other.stream_);
       std::swap(upload_, other.upload_);
       std::swap(processors_, other.processors_);
+      std::swap(most_shared_, other.most_shared_);
       return *this;
     }
     /// Waits for the stream's work: what it wrote is there for others.
@@ -117,9 +123,13 @@ struct Gpu {
       constexpr Index most_blocks = (Index{1} << 31) - 1;
       expects(blocks <= most_blocks, "kernel of ", place(where), ": expected at most ", most_blocks, " blocks, found ", blocks);
       constexpr std::size_t always_there = 48 << 10;
+      if (shared_bytes > static_cast<std::size_t>(most_shared_))
+        fail<CudaError>("kernel of ", place(where), ": expected at most ", most_shared_, " bytes of shared memory, found ",
+                        shared_bytes);
+      // Always the most: a thread with a smaller launch of this kernel would otherwise take the room away before ours.
       if (shared_bytes > always_there)
         detail::check_cuda(cudaFuncSetAttribute(detail::run_kernel<Kernel>, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                                static_cast<int>(shared_bytes)),
+                                                most_shared_),
                            "kernel of ", place(where), ": ", shared_bytes, " bytes of shared memory");
       detail::run_kernel<Kernel><<<static_cast<unsigned>(blocks), Kernel::threads, shared_bytes, stream_>>>(kernel);
       detail::check_cuda(cudaGetLastError(), "kernel of ", place(where), ", ", blocks, " blocks of ", Kernel::threads,
@@ -132,10 +142,13 @@ struct Gpu {
       detail::check_cuda(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToDevice, stream_), "device copy of ", bytes, " bytes");
     }
     void from_host(void* to, void const* from, std::size_t bytes) {
+      expects_no_recording("a copy to the device");
       if (bytes <= detail::Upload::largest) return upload_(to, from, bytes, stream_);
       detail::check_cuda(cudaMemcpyAsync(to, from, bytes, cudaMemcpyHostToDevice, stream_), "copy of ", bytes, " bytes to the device");
+      synchronize();  // pinned memory, and on some machines all memory, is read later
     }
     void to_host(void* to, void const* from, std::size_t bytes) {
+      expects_no_recording("a copy from the device");
       detail::check_cuda(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToHost, stream_), "copy of ", bytes, " bytes from the device");
       synchronize();
     }
@@ -144,14 +157,17 @@ struct Gpu {
     [[nodiscard]] Recording record(F const& f) {
       detail::check_cuda(cudaStreamBeginCapture(stream_, cudaStreamCaptureModeThreadLocal), "cudaStreamBeginCapture");
       cudaGraph_t graph = nullptr;
+      is_recording_ = true;
       try {
         f();
       } catch (...) {
+        is_recording_ = false;
         (void)cudaStreamEndCapture(stream_, &graph);
         if (graph != nullptr) (void)cudaGraphDestroy(graph);
         (void)cudaGetLastError();
         throw;
       }
+      is_recording_ = false;
       detail::check_cuda(cudaStreamEndCapture(stream_, &graph), "cudaStreamEndCapture");
       return Recording(graph);
     }
@@ -172,9 +188,16 @@ struct Gpu {
     };
     static Place place(std::source_location where) { return {where}; }
 
+    /// A copy would be recorded with the host's place, which holds something else when it is done again.
+    void expects_no_recording(char const* what) const {
+      if (is_recording_) fail<CudaError>("recording work of the device: ", what, " cannot be recorded");
+    }
+
     cudaStream_t stream_ = nullptr;
     detail::Upload upload_;
     int processors_ = 0;
+    int most_shared_ = 0;  // bytes that a block may have
+    bool is_recording_ = false;
   };
 };
 

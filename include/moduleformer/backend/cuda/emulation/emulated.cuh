@@ -38,6 +38,7 @@ struct Emulated {
   struct Memory {
     static constexpr bool is_host_memory = false;  // kernels read it, callers do not
     static void* allocate(std::size_t bytes) {
+      if (recording != nullptr) fail<CudaError>("recording work of the device: memory cannot be allocated meanwhile");
       std::size_t const total = emulation_options().memory_bytes, held = used.fetch_add(bytes);
       void* const data = held <= total && bytes <= total - held
                              ? ::operator new(bytes, std::align_val_t{alignment}, std::nothrow)
