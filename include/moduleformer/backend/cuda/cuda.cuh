@@ -63,8 +63,8 @@ class CudaBackend {
   void replay(Recording const& recording) { stream_.replay(recording); }
 
  private:
+  Workspace<Memory> workspace_;  // outlives the stream, whose end waits for the work that uses it
   typename P::Stream stream_;
-  Workspace<Memory> workspace_;
 };
 
 }  // namespace moduleformer
