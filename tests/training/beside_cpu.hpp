@@ -43,13 +43,14 @@ inline Batch noisy_batch(Index step, Index rows, Index tokens) {
 
 struct HowToTrain {
   double dropout = 0;
+  double rate = 1e-2;
   bool record = false, late = false;  // TrainerOptions' record_steps and late_reports
 };
 
 template <class B>
 std::vector<double> losses(Index steps, HowToTrain how = {}) {
   auto model = BesideModel<B>::random(3, {.aux_loss_weight = 1e-2, .residual_dropout = how.dropout});
-  Trainer trainer{model, AdamW{.learning_rate = 1e-2}, Constant{},
+  Trainer trainer{model, AdamW{.learning_rate = how.rate}, Constant{},
                   {.threads = 1, .seed = 9, .record_steps = how.record, .late_reports = how.late}};
   std::vector<double> all;
   for (Index i = 0; i < steps; ++i) {
@@ -135,11 +136,13 @@ void check_twenty_steps_in_bfloat16_on_the_same_routes() {
 
 template <class InFloat, class InBfloat16>
 void check_two_hundred_steps() {
-  auto const cpu = cpu_losses(200), in_float = losses<InFloat>(200), in_bfloat16 = losses<InBfloat16>(200);
+  // At higher rates what rounding changes in a route grows into another run.
+  HowToTrain const how{.rate = 3e-3};
+  auto const cpu = cpu_losses(200, how), in_float = losses<InFloat>(200, how), in_bfloat16 = losses<InBfloat16>(200, how);
   double const expected = mean_of_last(cpu, 50);
   BOOST_TEST_MESSAGE("mean loss " << expected << " from " << cpu[0] << "; float " << mean_of_last(in_float, 50) << ", bfloat16 "
                                   << mean_of_last(in_bfloat16, 50));
-  BOOST_TEST(expected < 0.85 * cpu[0]);
+  BOOST_TEST(expected < 0.9 * cpu[0]);
   BOOST_TEST(std::abs(mean_of_last(in_float, 50) - expected) <= 0.01 * expected);
   BOOST_TEST(std::abs(mean_of_last(in_bfloat16, 50) - expected) <= 0.03 * expected);
 }
