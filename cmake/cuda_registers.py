@@ -46,7 +46,7 @@ def read(folder):
 def readable(names):
     """Demangled, without the namespaces and the function that every kernel shares."""
     text = subprocess.run(["c++filt"], input="\n".join(names), capture_output=True, text=True, check=True).stdout
-    text = re.sub(r"moduleformer::|kernels::|detail::|\((?:Stored)\)", "", text)
+    text = re.sub(r"moduleformer::|kernels::|detail::", "", text).replace("(Stored)", "")
     return [re.sub(r"^void run_kernel<(.*?) ?>\(.*\)$", r"\1", line) for line in text.splitlines()]
 
 
