@@ -5,6 +5,7 @@
 // what changes between the times lies in backend memory. Elsewhere the function is simply called.
 
 #include <algorithm>
+#include <atomic>
 #include <cstdint>
 #include <optional>
 #include <span>
@@ -15,8 +16,8 @@ namespace moduleformer {
 
 /// A number that no other call of this process has had: names what may be replaced at the same address.
 inline std::uint64_t new_serial_number() {
-  static std::uint64_t last = 0;
-  return __atomic_add_fetch(&last, 1, __ATOMIC_RELAXED);
+  static std::atomic<std::uint64_t> last{0};
+  return ++last;
 }
 
 namespace detail {

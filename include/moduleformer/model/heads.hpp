@@ -29,7 +29,7 @@ struct HeadParameters {
 };
 
 /// Rows of h that the head reads: gathered, or h itself.
-template <Backend B, class S = typename B::Scalar, class A = typename B::Accumulator>
+template <Backend B, class S = typename B::Scalar>
 Matrix<S const> head_rows(Pass<B>& pass, Matrix<S const> h, HeadInput const& input) {
   if (!input.rows) return h;
   Matrix<S> const picked = pass.template allocate<S>(input.rows.size(), h.extent(1));

@@ -2,7 +2,6 @@
 #pragma once
 // What goes into and comes out of a model's run beside the batch: losses, how gradients are weighed, options, logits.
 
-#include <moduleformer/core/platform.hpp>
 #include <moduleformer/model/block.hpp>
 #include <moduleformer/model/observation.hpp>
 
@@ -31,20 +30,6 @@ struct ForwardOptions {
   Observation<A>* observation = nullptr;
   std::span<BlockRoutes const> routes{};  // (L) given experts of the packed tokens, in place of the routers' choice
 };
-
-namespace detail {
-
-/// *sum = x[0] + x[1] + ...
-struct SumUp {
-  Vector<double const> x;
-  double* sum;
-  MODULEFORMER_HOST_DEVICE void operator()() const {
-    *sum = 0;
-    for (Index i = 0; i < x.size(); ++i) *sum += x[i];
-  }
-};
-
-}  // namespace detail
 
 /// Logits in host memory: (rows, tokens, outputs); a classifier has one token a row. Masked tokens: 0.
 template <class A>

@@ -3,6 +3,7 @@
 // The transformer below the head (arXiv 2306.04640): embedding without positions, L pre-norm blocks,
 // a final norm. Forward keeps contexts, or each block's input and routes (recomputation), or nothing.
 
+#include <moduleformer/core/platform.hpp>
 #include <moduleformer/model/config.hpp>
 #include <moduleformer/model/observation.hpp>
 #include <moduleformer/routing/policies.hpp>
@@ -14,6 +15,20 @@
 #include <vector>
 
 namespace moduleformer {
+
+namespace detail {
+
+/// *sum = x[0] + x[1] + ...
+struct SumUp {
+  Vector<double const> x;
+  double* sum;
+  MODULEFORMER_HOST_DEVICE void operator()() const {
+    *sum = 0;
+    for (Index i = 0; i < x.size(); ++i) *sum += x[i];
+  }
+};
+
+}  // namespace detail
 
 template <Shape shape, class PolicySet, Backend B>
 class Transformer {

@@ -7,6 +7,7 @@
 #include <moduleformer/backend/cpu/embedding.hpp>
 #include <moduleformer/backend/cpu/linear.hpp>
 #include <moduleformer/backend/cpu/parallel.hpp>
+#include <moduleformer/backend/primitive_checks.hpp>
 #include <moduleformer/core/error.hpp>
 #include <moduleformer/core/math.hpp>
 
@@ -79,11 +80,8 @@ template <Real S>
 void cross_entropy(Cpu<S>& backend, Arg<Matrix<S const>> x, Arg<Matrix<S const>> weight,
                    Arg<Vector<TokenId const>> labels, Vector<double const> scale, Arg<Matrix<S>> dx,
                    Arg<Matrix<S>> dweight, Vector<double> sum) {
-  Index const rows = x.extent(0), width = x.extent(1), vocabulary = weight.extent(0);
-  detail::expect_extents("cross_entropy", "weight", weight, vocabulary, width);
-  detail::expect_extents("cross_entropy", "labels", labels, rows);
-  if (dx) detail::expect_extents("cross_entropy", "dx", dx, rows, width);
-  if (dweight) detail::expect_extents("cross_entropy", "dweight", dweight, vocabulary, width);
+  Index const rows = x.extent(0), vocabulary = weight.extent(0);
+  detail::check_cross_entropy(x, weight, labels, dx, dweight);
   for (Index t = 0; t < rows; ++t)
     expects(labels[t] == ignore_label || (labels[t] >= 0 && labels[t] < vocabulary),
             "cross_entropy: label at position ", t, ": expected 0 to ", vocabulary - 1, " or ", ignore_label,

@@ -8,6 +8,7 @@
 #include <moduleformer/backend/cpu/expert_tiles.hpp>
 #include <moduleformer/backend/cpu/gemm.hpp>
 #include <moduleformer/backend/cpu/parallel.hpp>
+#include <moduleformer/backend/primitive_checks.hpp>
 #include <moduleformer/core/error.hpp>
 #include <moduleformer/core/functors.hpp>
 
@@ -80,14 +81,7 @@ template <Real S, class Act>
 void expert_forward(Cpu<S>& backend, RoutingPlan const& plan, Act const& act, Arg<Matrix<S const>> x, Rows x_rows,
                     Arg<TensorView<S const, 3>> weight, Arg<Vector<S const>> gate, Arg<Matrix<S>> pre,
                     Arg<Matrix<S>> y, Rows y_rows) {
-  Index const k = weight.extent(1), n = weight.extent(2);
-  detail::expect_plan("expert_forward", plan, weight.extent(0));
-  detail::expect_rows("expert_forward", "x", x, plan, x_rows, k);
-  detail::expect_rows("expert_forward", "y", y, plan, y_rows, n);
-  if (pre) detail::expect_rows("expert_forward", "pre", pre, plan, Rows::sorted, n);
-  expects(!gate || gate.extent(0) == plan.slots(), "expert_forward: expected gates of ", plan.slots(), " slots, found ",
-          gate.extent(0));
-  detail::expect_distinct("expert_forward", plan, y_rows);
+  detail::check_expert_forward(plan, x, x_rows, weight, gate, pre, y, y_rows);
   detail::grouped_product<S>(backend, {plan, x, x_rows, weight, Trans::no, pre, y, y_rows},
                              [&](Index p, S const* z, S* out, Index count) {
                                detail::activate(act, gate ? gate[plan.order[p]] : S(1), z, out, count);
@@ -98,10 +92,7 @@ void expert_forward(Cpu<S>& backend, RoutingPlan const& plan, Act const& act, Ar
 template <Real S>
 void expert_input_gradient(Cpu<S>& backend, RoutingPlan const& plan, Arg<Matrix<S const>> dy, Rows dy_rows,
                            Arg<TensorView<S const, 3>> weight, Arg<Matrix<S>> dx, Rows dx_rows) {
-  detail::expect_plan("expert_input_gradient", plan, weight.extent(0));
-  detail::expect_rows("expert_input_gradient", "dy", dy, plan, dy_rows, weight.extent(2));
-  detail::expect_rows("expert_input_gradient", "dx", dx, plan, dx_rows, weight.extent(1));
-  detail::expect_distinct("expert_input_gradient", plan, dx_rows);
+  detail::check_expert_input_gradient(plan, dy, dy_rows, weight, dx, dx_rows);
   detail::grouped_product<S>(backend, {plan, dy, dy_rows, weight, Trans::yes, {}, dx, dx_rows},
                              [](Index, S const* z, S* out, Index count) {
                                detail::activate(Identity{}, S(1), z, out, count);

@@ -8,6 +8,7 @@
 #include <moduleformer/backend/cpu/expert_tiles.hpp>
 #include <moduleformer/backend/cpu/gemm.hpp>
 #include <moduleformer/backend/cpu/parallel.hpp>
+#include <moduleformer/backend/primitive_checks.hpp>
 #include <moduleformer/core/error.hpp>
 
 #include <algorithm>
@@ -29,16 +30,7 @@ void expert_backward(Cpu<S>& backend, RoutingPlan const& plan, Act const& act, A
                      Arg<TensorView<S const, 3>> weight, Arg<Vector<S const>> gate, Arg<Matrix<S const>> z, Rows z_rows,
                      Arg<Vector<S>> dgate, Arg<Matrix<S>> dz, Arg<Matrix<S>> scaled) {
   Index const k = weight.extent(1), n = weight.extent(2);
-  detail::expect_plan("expert_backward", plan, weight.extent(0));
-  detail::expect_rows("expert_backward", "dy", dy, plan, dy_rows, n);
-  detail::expect_rows("expert_backward", "z", z, plan, z_rows, k);
-  if (dz) detail::expect_rows("expert_backward", "dz", dz, plan, z_rows, k);
-  if (scaled) detail::expect_rows("expert_backward", "scaled", scaled, plan, z_rows, k);
-  expects(!gate || gate.extent(0) == plan.slots(), "expert_backward: expected gates of ", plan.slots(),
-          " slots, found ", gate.extent(0));
-  expects(!dgate || dgate.extent(0) == plan.slots(), "expert_backward: expected dgates of ", plan.slots(),
-          " slots, found ", dgate.extent(0));
-  expects(z_rows != Rows::token || plan.top_k <= 1, "expert_backward: expected a row of z for each slot");
+  detail::check_expert_backward(plan, dy, dy_rows, weight, gate, z, z_rows, dgate, dz, scaled);
 
   // A tile has all columns, since dgate sums over them; it makes them in blocks that stay in the cache.
   Scope const scope{backend.workspace()};
@@ -80,11 +72,7 @@ template <Real S>
 void expert_weight_gradient(Cpu<S>& backend, RoutingPlan const& plan, Arg<Matrix<S const>> x, Rows x_rows,
                             Arg<Matrix<S const>> dy, Rows dy_rows, Index first, Arg<TensorView<S, 3>> dweight) {
   Index const count = dweight.extent(0), k = dweight.extent(1), n = dweight.extent(2);
-  detail::expect_plan("expert_weight_gradient", plan, plan.experts);
-  detail::expect_rows("expert_weight_gradient", "x", x, plan, x_rows, k);
-  detail::expect_rows("expert_weight_gradient", "dy", dy, plan, dy_rows, n);
-  expects(first >= 0 && first + count <= plan.experts, "expert_weight_gradient: expected experts ", first, " to ",
-          first + count, ", found ", plan.experts);
+  detail::check_expert_weight_gradient(plan, x, x_rows, dy, dy_rows, first, dweight);
 
   Scope const scope{backend.workspace()};
   detail::TileGrid const tile = detail::choose_tiles(k, n, plan.slots(), 4, {64, 128});

@@ -8,6 +8,7 @@
 
 #include <moduleformer/backend/cpu/elementwise.hpp>
 #include <moduleformer/backend/cpu/parallel.hpp>
+#include <moduleformer/backend/primitive_checks.hpp>
 #include <moduleformer/core/error.hpp>
 
 #include <algorithm>
@@ -26,11 +27,7 @@ struct LayerNormRows {
   Vector<S> mean, inverse_deviation;  // or null
 
   void check(char const* where) const {
-    Index const rows = y.extent(0), width = y.extent(1);
-    expect_extents(where, "weight", weight, width);
-    expect_extents(where, "bias", bias, width);
-    if (mean) expect_extents(where, "mean", mean, rows);
-    if (inverse_deviation) expect_extents(where, "inverse_deviation", inverse_deviation, rows);
+    check_layer_norm<S, S>(where, y, weight, bias, mean, inverse_deviation);
   }
 
   /// Row r of y from row r of x, which it may be.
@@ -129,12 +126,7 @@ void layer_norm_backward_rows(Cpu<S>& backend, char const* where, DyRow const& d
                               Vector<S const> weight, Vector<S const> mean, Vector<S const> inverse_deviation,
                               Matrix<S> dx, Vector<S> dweight, Vector<S> dbias) {
   Index const rows = x.extent(0), width = x.extent(1);
-  expect_extents(where, "weight", weight, width);
-  expect_extents(where, "mean", mean, rows);
-  expect_extents(where, "inverse_deviation", inverse_deviation, rows);
-  if (dx) expect_extents(where, "dx", dx, rows, width);
-  if (dweight) expect_extents(where, "dweight", dweight, width);
-  if (dbias) expect_extents(where, "dbias", dbias, width);
+  check_layer_norm_backward(where, x, weight, mean, inverse_deviation, dx, dweight, dbias);
 
   Index const blocks = ceil_divide(rows, norm_rows);
   Scope const scope{backend.workspace()};

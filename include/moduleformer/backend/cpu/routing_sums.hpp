@@ -7,6 +7,7 @@
 #include <moduleformer/backend/arguments.hpp>
 #include <moduleformer/backend/cpu/cpu.hpp>
 #include <moduleformer/backend/cpu/top_k.hpp>
+#include <moduleformer/backend/primitive_checks.hpp>
 #include <moduleformer/core/error.hpp>
 
 #include <algorithm>
@@ -47,13 +48,7 @@ template <Real S>
 void sum_routing(Cpu<S>& backend, Arg<Matrix<S const>> logits, Arg<Matrix<S const>> probs, Arg<Vector<S const>> lse,
                  Arg<Matrix<S const>> gates, Matrix<ExpertId const> ids, RoutingStatistics stats) {
   Index const tokens = logits.extent(0), experts = logits.extent(1), chosen = ids.extent(1);
-  detail::expect_matrix("sum_routing", probs, "probs", logits, experts);
-  detail::expect_matrix("sum_routing", ids, "ids", logits, chosen);
-  detail::expect_matrix("sum_routing", gates, "gates", logits, chosen);
-  expects(lse.extent(0) == tokens, "sum_routing: expected lse of ", tokens, ", found ", lse.extent(0));
-  for (auto const& sums : {stats.probability_sum, stats.count, stats.gate_sum})
-    expects(!sums || sums.extent(0) == experts, "sum_routing: expected sums of ", experts, " experts, found ",
-            sums.extent(0));
+  detail::check_sum_routing(logits, probs, lse, gates, ids, stats);
 
   Index const tiles = (tokens + detail::routing_tile - 1) / detail::routing_tile;
   Index const stride = detail::RoutingPartial::size(experts);
@@ -98,14 +93,7 @@ void routing_backward(Cpu<S>& backend, Arg<Matrix<S const>> logits, Arg<Matrix<S
                       Arg<Vector<S const>> lse, Matrix<ExpertId const> ids, Arg<Matrix<S const>> dgates,
                       RoutingGradient grad, Arg<Matrix<S>> dlogits) {
   Index const tokens = logits.extent(0), experts = logits.extent(1), chosen = ids.extent(1);
-  detail::expect_matrix("routing_backward", probs, "probs", logits, experts);
-  detail::expect_matrix("routing_backward", ids, "ids", logits, chosen);
-  detail::expect_matrix("routing_backward", dlogits, "dlogits", logits, experts);
-  if (dgates) detail::expect_matrix("routing_backward", dgates, "dgates", logits, chosen);
-  expects(lse.extent(0) == tokens, "routing_backward: expected lse of ", tokens, ", found ", lse.extent(0));
-  for (auto const& part : {grad.probability_sum, grad.gate_sum})
-    expects(!part || part.extent(0) == experts, "routing_backward: expected a gradient of ", experts,
-            " experts, found ", part.extent(0));
+  detail::check_routing_backward(logits, probs, lse, ids, dgates, grad, dlogits);
 
   double const d_entropy = grad.negative_entropy_sum != nullptr ? *grad.negative_entropy_sum : 0.0;
   double const d_lse = grad.squared_lse_sum != nullptr ? 2.0 * *grad.squared_lse_sum : 0.0;

@@ -9,6 +9,7 @@
 #include <moduleformer/backend/cuda/kernels/cross_entropy.cuh>
 #include <moduleformer/backend/cuda/kernels/reduction.cuh>
 #include <moduleformer/backend/cuda/linear.cuh>
+#include <moduleformer/backend/primitive_checks.hpp>
 #include <moduleformer/backend/workspace.hpp>
 
 #include <algorithm>
@@ -48,11 +49,8 @@ template <CudaScalar S, class P>
 void cross_entropy(CudaBackend<S, P>& backend, Arg<Matrix<S const>> x, Arg<Matrix<S const>> weight,
                    Vector<TokenId const> labels, Vector<double const> scale, Arg<Matrix<S>> dx, Matrix<float> dweight,
                    Vector<double> sum) {
-  Index const rows = x.extent(0), width = x.extent(1), vocabulary = weight.extent(0);
-  detail::expect_extents("cross_entropy", "weight", weight, vocabulary, width);
-  detail::expect_extents("cross_entropy", "labels", labels, rows);
-  if (dx) detail::expect_extents("cross_entropy", "dx", dx, rows, width);
-  if (dweight) detail::expect_extents("cross_entropy", "dweight", dweight, vocabulary, width);
+  Index const rows = x.extent(0), vocabulary = weight.extent(0);
+  detail::check_cross_entropy(x, weight, labels, dx, dweight);
 
   bool const gradient = static_cast<bool>(dx) || static_cast<bool>(dweight);
   Index const chunk = std::min(rows, detail::cross_entropy_chunk(vocabulary));

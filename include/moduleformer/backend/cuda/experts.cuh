@@ -8,6 +8,7 @@
 #include <moduleformer/backend/cuda/cuda.cuh>
 #include <moduleformer/backend/cuda/kernels/product_epilogues.cuh>
 #include <moduleformer/backend/cuda/product_launch.cuh>
+#include <moduleformer/backend/primitive_checks.hpp>
 #include <moduleformer/core/error.hpp>
 #include <moduleformer/core/functors.hpp>
 
@@ -28,13 +29,7 @@ void expert_forward(CudaBackend<S, P>& backend, RoutingPlan const& plan, Act con
                     Rows x_rows, Arg<TensorView<S const, 3>> weight, Arg<Vector<float const>> gate, Arg<Matrix<S>> pre,
                     Arg<Matrix<S>> y, Rows y_rows) {
   Index const k = weight.extent(1), n = weight.extent(2);
-  detail::expect_plan("expert_forward", plan, weight.extent(0));
-  detail::expect_rows("expert_forward", "x", x, plan, x_rows, k);
-  detail::expect_rows("expert_forward", "y", y, plan, y_rows, n);
-  if (pre) detail::expect_rows("expert_forward", "pre", pre, plan, Rows::sorted, n);
-  expects(!gate || gate.extent(0) == plan.slots(), "expert_forward: expected gates of ", plan.slots(), " slots, found ",
-          gate.extent(0));
-  detail::expect_distinct("expert_forward", plan, y_rows);
+  detail::check_expert_forward(plan, x, x_rows, weight, gate, pre, y, y_rows);
   detail::expect_product_sizes("expert_forward", plan.slots(), k, n);
   kernels::ExpertEpilogue<S, Act> const epilogue{act,
                                                  plan.order.data(),
@@ -54,10 +49,7 @@ template <CudaScalar S, class P>
 void expert_input_gradient(CudaBackend<S, P>& backend, RoutingPlan const& plan, Arg<Matrix<S const>> dy, Rows dy_rows,
                            Arg<TensorView<S const, 3>> weight, Arg<Matrix<S>> dx, Rows dx_rows) {
   Index const k = weight.extent(1), n = weight.extent(2);
-  detail::expect_plan("expert_input_gradient", plan, weight.extent(0));
-  detail::expect_rows("expert_input_gradient", "dy", dy, plan, dy_rows, n);
-  detail::expect_rows("expert_input_gradient", "dx", dx, plan, dx_rows, k);
-  detail::expect_distinct("expert_input_gradient", plan, dx_rows);
+  detail::check_expert_input_gradient(plan, dy, dy_rows, weight, dx, dx_rows);
   detail::expect_product_sizes("expert_input_gradient", plan.slots(), k, n);
   kernels::ExpertEpilogue<S, Identity> const epilogue{{},
                                                       plan.order.data(),

@@ -10,6 +10,7 @@
 #include <moduleformer/backend/cuda/kernels/product_epilogues.cuh>
 #include <moduleformer/backend/cuda/linear.cuh>
 #include <moduleformer/backend/cuda/product_launch.cuh>
+#include <moduleformer/backend/primitive_checks.hpp>
 #include <moduleformer/backend/workspace.hpp>
 #include <moduleformer/core/error.hpp>
 
@@ -24,16 +25,7 @@ void expert_backward(CudaBackend<S, P>& backend, RoutingPlan const& plan, Act co
                      Arg<Matrix<S const>> z, Rows z_rows, Arg<Vector<float>> dgate, Arg<Matrix<S>> dz,
                      Arg<Matrix<S>> scaled) {
   Index const k = weight.extent(1), n = weight.extent(2), slots = plan.slots();
-  detail::expect_plan("expert_backward", plan, weight.extent(0));
-  detail::expect_rows("expert_backward", "dy", dy, plan, dy_rows, n);
-  detail::expect_rows("expert_backward", "z", z, plan, z_rows, k);
-  if (dz) detail::expect_rows("expert_backward", "dz", dz, plan, z_rows, k);
-  if (scaled) detail::expect_rows("expert_backward", "scaled", scaled, plan, z_rows, k);
-  expects(!gate || gate.extent(0) == slots, "expert_backward: expected gates of ", slots, " slots, found ",
-          gate.extent(0));
-  expects(!dgate || dgate.extent(0) == slots, "expert_backward: expected dgates of ", slots, " slots, found ",
-          dgate.extent(0));
-  expects(z_rows != Rows::token || plan.top_k <= 1, "expert_backward: expected a row of z for each slot");
+  detail::check_expert_backward(plan, dy, dy_rows, weight, gate, z, z_rows, dgate, dz, scaled);
   detail::expect_product_sizes("expert_backward", slots, k, n);
 
   auto const size = detail::product_tile_size(slots, plan.experts, k);
@@ -64,11 +56,7 @@ template <CudaScalar S, class P>
 void expert_weight_gradient(CudaBackend<S, P>& backend, RoutingPlan const& plan, Arg<Matrix<S const>> x, Rows x_rows,
                             Arg<Matrix<S const>> dy, Rows dy_rows, Index first, Arg<TensorView<float, 3>> dweight) {
   Index const count = dweight.extent(0), k = dweight.extent(1), n = dweight.extent(2);
-  detail::expect_plan("expert_weight_gradient", plan, plan.experts);
-  detail::expect_rows("expert_weight_gradient", "x", x, plan, x_rows, k);
-  detail::expect_rows("expert_weight_gradient", "dy", dy, plan, dy_rows, n);
-  expects(first >= 0 && first + count <= plan.experts, "expert_weight_gradient: expected experts ", first, " to ",
-          first + count, ", found ", plan.experts);
+  detail::check_expert_weight_gradient(plan, x, x_rows, dy, dy_rows, first, dweight);
   detail::expect_product_sizes("expert_weight_gradient", plan.slots(), k, n);
   kernels::ContractionSchedule const schedule{
       plan.offsets.data() + first, static_cast<int>(count), static_cast<int>(k), static_cast<int>(n), 0, 0};

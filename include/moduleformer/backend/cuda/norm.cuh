@@ -8,6 +8,7 @@
 #include <moduleformer/backend/cuda/cuda.cuh>
 #include <moduleformer/backend/cuda/elementwise.cuh>
 #include <moduleformer/backend/cuda/kernels/norm.cuh>
+#include <moduleformer/backend/primitive_checks.hpp>
 #include <moduleformer/backend/workspace.hpp>
 
 #include <algorithm>
@@ -27,10 +28,7 @@ void launch_layer_norm(CudaBackend<S, P>& backend, char const* where, Matrix<S c
                        Dropout drop, Matrix<S> h, Vector<S const> weight, Vector<S const> bias, double epsilon,
                        Matrix<S> out, Vector<float> mean, Vector<float> inverse_deviation) {
   Index const rows = x.extent(0), width = x.extent(1);
-  expect_extents(where, "weight", weight, width);
-  expect_extents(where, "bias", bias, width);
-  if (mean) expect_extents(where, "mean", mean, rows);
-  if (inverse_deviation) expect_extents(where, "inverse_deviation", inverse_deviation, rows);
+  check_layer_norm(where, x, weight, bias, mean, inverse_deviation);
   constexpr int pack = kernels::pack_size<S>;
   bool const packed = width % pack == 0 &&
                       kernels::may_pack<pack>(x.data(), y.data(), h.data(), out.data(), weight.data(), bias.data());
@@ -52,12 +50,7 @@ void launch_layer_norm_backward(CudaBackend<S, P>& backend, char const* where, I
                                 Vector<float const> mean, Vector<float const> inverse_deviation, Matrix<S> dx,
                                 Vector<float> dweight, Vector<float> dbias) {
   Index const rows = x.extent(0), width = x.extent(1);
-  expect_extents(where, "weight", weight, width);
-  expect_extents(where, "mean", mean, rows);
-  expect_extents(where, "inverse_deviation", inverse_deviation, rows);
-  if (dx) expect_same(where, "dx", dx, x);
-  if (dweight) expect_extents(where, "dweight", dweight, width);
-  if (dbias) expect_extents(where, "dbias", dbias, width);
+  check_layer_norm_backward(where, x, weight, mean, inverse_deviation, dx, dweight, dbias);
 
   using Kernel = kernels::LayerNormBackward<S>;
   constexpr std::size_t most_shared_bytes = 48 << 10;

@@ -9,6 +9,7 @@
 #include <moduleformer/backend/cuda/cuda.cuh>
 #include <moduleformer/backend/cuda/kernels/routing_sums.cuh>
 #include <moduleformer/backend/cuda/top_k.cuh>
+#include <moduleformer/backend/primitive_checks.hpp>
 #include <moduleformer/backend/workspace.hpp>
 #include <moduleformer/core/error.hpp>
 
@@ -22,13 +23,7 @@ void sum_routing(CudaBackend<S, P>& backend, Arg<Matrix<float const>> logits, Ar
                  Arg<Vector<float const>> lse, Arg<Matrix<float const>> gates, Matrix<ExpertId const> ids,
                  RoutingStatistics stats) {
   Index const tokens = logits.extent(0), experts = logits.extent(1), chosen = ids.extent(1);
-  detail::expect_extents("sum_routing", "probs", probs, tokens, experts);
-  detail::expect_extents("sum_routing", "ids", ids, tokens, chosen);
-  detail::expect_extents("sum_routing", "gates", gates, tokens, chosen);
-  expects(lse.extent(0) == tokens, "sum_routing: expected lse of ", tokens, ", found ", lse.extent(0));
-  for (auto const& sums : {stats.probability_sum, stats.count, stats.gate_sum})
-    expects(!sums || sums.extent(0) == experts, "sum_routing: expected sums of ", experts, " experts, found ",
-            sums.extent(0));
+  detail::check_sum_routing(logits, probs, lse, gates, ids, stats);
 
   Scope const scope{backend.workspace()};
   kernels::RoutingPartials partials{};
@@ -53,14 +48,7 @@ void routing_backward(CudaBackend<S, P>& backend, Arg<Matrix<float const>> logit
                       Arg<Vector<float const>> lse, Matrix<ExpertId const> ids, Arg<Matrix<float const>> dgates,
                       RoutingGradient grad, Arg<Matrix<float>> dlogits) {
   Index const tokens = logits.extent(0), experts = logits.extent(1), chosen = ids.extent(1);
-  detail::expect_extents("routing_backward", "probs", probs, tokens, experts);
-  detail::expect_extents("routing_backward", "ids", ids, tokens, chosen);
-  detail::expect_extents("routing_backward", "dlogits", dlogits, tokens, experts);
-  if (dgates) detail::expect_extents("routing_backward", "dgates", dgates, tokens, chosen);
-  expects(lse.extent(0) == tokens, "routing_backward: expected lse of ", tokens, ", found ", lse.extent(0));
-  for (auto const& part : {grad.probability_sum, grad.gate_sum})
-    expects(!part || part.extent(0) == experts, "routing_backward: expected a gradient of ", experts,
-            " experts, found ", part.extent(0));
+  detail::check_routing_backward(logits, probs, lse, ids, dgates, grad, dlogits);
   detail::with_expert_row(tokens, experts, [&]<int Items>(kernels::ExpertRow<Items> row) {
     kernels::RoutingBackward<Items> const kernel{row,           logits.data(), probs.data(),   lse.data(), ids.data(),
                                                  dgates.data(), grad,          dlogits.data(), chosen};
