@@ -85,4 +85,39 @@ void check_gradient() {
   BOOST_TEST(message.find("first not finite: the gradient of transformer.ln_f.") != std::string::npos);
 }
 
+/// With late reports the step after a failed one has begun when the host hears of it: it changes nothing either, and
+/// training goes on from before both. One batch holds a token whose embedding is spoilt, the others do not.
+template <class Model>
+void check_late_reports(bool record) {
+  auto const batch_of = [](TokenId id) {
+    Batch batch{.rows = 2, .tokens = 9, .ids = std::vector<TokenId>(18, id)};
+    batch.labels = batch.ids;
+    return batch;
+  };
+  auto model = Model::random(4, random_settings);
+  set_each(model, "transformer.wte.weight", [values = weights(model, model.table().find("transformer.wte.weight"))](Index i) {
+    return i / 12 == 9 ? infinity : values[static_cast<std::size_t>(i)];
+  });
+  Trainer trainer{model, AdamW{.learning_rate = 1e-3}, Constant{}, {.threads = 2, .record_steps = record, .late_reports = true}};
+  for (Index step = 0; step < 3; ++step) BOOST_TEST(trainer.step(batch_of(5)).step == step);
+  BOOST_TEST(trainer.finish().step == 3);
+  auto const good = weights(model);
+  auto const state = StoredState::of(trainer);
+  BOOST_TEST(trainer.step(batch_of(9)).step == 0);
+  BOOST_TEST(complaint([&] { trainer.step(batch_of(5)); }).find("training step 4: the loss is ") == 0);
+  BOOST_TEST(same_bits(weights(model), good));
+  BOOST_TEST((StoredState::of(trainer).values == state.values));
+  BOOST_TEST(trainer.step(batch_of(5)).step == 0);
+  BOOST_TEST(trainer.finish().step == 4);
+  BOOST_TEST(!same_bits(weights(model), good));
+
+  // A checkpoint waits for its step, whose report comes in its turn all the same.
+  std::vector<Index> checkpoints;
+  trainer.on_checkpoint(2, [&](StepReport const& report) { checkpoints.push_back(report.step); });
+  for (Index step = 5; step <= 9; ++step) BOOST_TEST(trainer.step(batch_of(5)).step == (step == 5 ? 0 : step - 1));
+  BOOST_TEST(trainer.finish().step == 9);
+  BOOST_TEST(trainer.finish().step == 0);
+  BOOST_TEST((checkpoints == std::vector<Index>{6, 8}));
+}
+
 }  // namespace moduleformer::test

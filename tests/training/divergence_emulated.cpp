@@ -18,3 +18,7 @@ BOOST_AUTO_TEST_CASE(gradient_beyond_the_range_of_floats) {
 BOOST_AUTO_TEST_CASE(losses_in_bfloat16) {
   mf::test::check_losses<mf::CausalLM<tiny_shape, mf::Policies<>, mf::CudaEmulated<mf::bfloat16>>>();
 }
+BOOST_AUTO_TEST_CASE(late_reports) {
+  for (bool const record : {false, true})
+    mf::test::check_late_reports<mf::CausalLM<tiny_shape, mf::Policies<>, mf::CudaEmulated<float>>>(record);
+}

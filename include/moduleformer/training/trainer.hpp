@@ -7,6 +7,7 @@
 
 #include <moduleformer/backend/buffer.hpp>
 #include <moduleformer/backend/repeated.hpp>
+#include <moduleformer/core/platform.hpp>
 #include <moduleformer/model/model.hpp>
 #include <moduleformer/training/divergence.hpp>
 #include <moduleformer/training/optimizer.hpp>
@@ -28,8 +29,9 @@ struct TrainerOptions {
   bool accept_other_numbers = false;  // a stored state may come from other optimizer and schedule numbers
   // Where the backend can (CUDA graphs), record a step's work and repeat it while batches keep their sizes.
   bool record_steps = false;
-  // step() does not wait for the backend and returns what the step before it did (nothing, step 0, for the first); a
-  // step that fails is reported one later, having changed nothing, and checkpoints wait. finish() brings the last report.
+  // step() does not wait for the backend and returns what the step before it did (nothing, step 0, for the first). A
+  // step that fails is reported one later; neither it nor the later one has changed anything. Checkpoints wait.
+  // finish() brings the last report.
   bool late_reports = false;
 };
 
@@ -55,6 +57,16 @@ inline RandomKey step_key(std::uint64_t seed, Index step, Index micro_batch) {
   return {(std::uint64_t{words[0]} << 32) | words[1], static_cast<std::uint32_t>(number), 0};
 }
 
+/// After a step that failed no later one changes anything, until the host has heard of it: step->clip stays not a number.
+struct StayFailed {
+  AdamWStep* step;
+  double* failed;
+  MODULEFORMER_HOST_DEVICE void operator()() const {
+    *failed += step->clip - step->clip;
+    step->clip += *failed;
+  }
+};
+
 }  // namespace detail
 
 /// mf::Trainer trainer{model, mf::AdamW{.learning_rate = 3e-3}, mf::WarmupCosine{.warmup = 50, .total = 1000}};
@@ -75,6 +87,7 @@ class Trainer {
         session_(SessionOptions{.threads = options.threads, .seed = options.seed}),
         gradient_(model.make_gradient()),
         moments_(session_.backend(), model.table()) {
+    fill_zero(failed_);
     optimizer_.check();
     if constexpr (requires { schedule_.check(); }) schedule_.check();
     expects(moments_.size() > 0, "Trainer: every parameter of the model is frozen");
@@ -117,11 +130,13 @@ class Trainer {
     if (options_.late_reports && !checkpoint) return before;
     StepReport const report = receive(options_.late_reports ? std::span<Batch const>(pending_.batches) : micro_batches);
     if (checkpoint) checkpoint_(report);
-    return report;
+    if (!options_.late_reports) return report;
+    known_ = report;
+    return before;
   }
 
   /// With late_reports: waits for the last step and returns what it did; step 0 if that is known already.
-  StepReport finish() { return is_pending_ ? receive(pending_.batches) : StepReport{}; }
+  StepReport finish() { return is_pending_ ? receive(pending_.batches) : std::exchange(known_, {}); }
 
   /// Calls back after every `every`-th step, when weights and state are those of a complete step.
   void on_checkpoint(Index every, std::function<void(StepReport const&)> callback) {
@@ -155,6 +170,11 @@ class Trainer {
   }
 
  private:
+  void fill_zero(Buffer<double, typename B::Memory>& number) {
+    double const zero = 0;
+    from_host(session_.backend(), &zero, number.view());
+  }
+
   /// What is known of a step before it runs; throws Error for batches that do not fit.
   StepReport check(std::span<Batch const> micro_batches) const {
     StepReport report{.step = steps_ + 1};
@@ -194,6 +214,7 @@ class Trainer {
     backend.workspace().release({});  // scratch lies at the same places after batches of any size: see Repeated
     auto const work = [&] {
       measure_gradient(backend, optimizer_, model_->table(), gradient_, losses, numbers_.view().rows(0, 1), step_numbers_.view());
+      invoke(backend, detail::StayFailed{step_numbers_.data(), failed_.data()});
       update(backend, optimizer_, step_numbers_.view(), gradient_, moments_, *model_);
     };
     if (!options_.record_steps) return work();
@@ -217,16 +238,32 @@ class Trainer {
       report.total += loss.total;
     }
     if (!std::isfinite(report.gradient_norm)) {
-      steps_ = report.step - 1;
+      go_back(done);
+      if (options_.late_reports) repeat_gradients(done);
       fail<Error>("training step ", report.step, ": the gradient's norm is ", report.gradient_norm, ", first not finite: ",
                   detail::first_non_finite(session_.backend(), model_->table(), gradient_));
     }
     return report;
   }
 
+  /// Updates work again, and the step that failed is the next.
+  void go_back(Pending const& done) {
+    steps_ = done.report.step - 1;
+    fill_zero(failed_);
+  }
+
+  /// The gradients of a step that a later one has overwritten since.
+  void repeat_gradients(Pending const& done) {
+    fill(session_.backend(), gradient_.values(), A(0));
+    for (std::size_t i = 0; i < done.batches.size(); ++i) {
+      session_.random = detail::step_key(options_.seed, steps_, static_cast<Index>(i));
+      (void)model_->gradients(session_, done.batches[i], gradient_, done.scale, true);
+    }
+  }
+
   /// Runs the forward that failed again, with the same random numbers.
   [[noreturn]] void fail_loss(std::span<Batch const> batches, std::size_t i, Pending const& done, double loss) {
-    steps_ = done.report.step - 1;
+    go_back(done);
     Observation<A> seen{.want_hidden_states = true, .want_routing = true};
     session_.random = detail::step_key(options_.seed, steps_, static_cast<Index>(i));
     (void)model_->gradients(session_, batches[i], gradient_, done.scale, true, {.observation = &seen});
@@ -252,7 +289,9 @@ class Trainer {
   std::vector<Repeated<B>> recorded_;           // of each micro-batch, and of the update
   Repeated<B> recorded_update_;
   typename B::Mailbox mailbox_;
+  Buffer<double, typename B::Memory> failed_{1};  // in backend memory: 0, or not a number since a step failed
   Pending next_, pending_;                      // memory that is used in turn
+  StepReport known_;                            // with late_reports: of a step that was waited for
   bool is_pending_ = false;
   Index steps_ = 0;
   Index checkpoint_every_ = 0;
