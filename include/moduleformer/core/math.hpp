@@ -4,7 +4,8 @@
 // become vector code; host and device. Errors are 1 to 2 units in the last place (tests/core/math.cpp).
 // exp: x = n ln 2 + r, |r| <= ln 2 / 2, exp(r) = 1 + r + r^2 q(r), times 2^n through the exponent bits.
 // log: x = 2^n (1 + f), s = f / (2 + f), log(1 + f) = f - f^2/2 + s (f^2/2 + R(s^2)), as in fdlibm's
-// e_log.c. The polynomials are interpolations at Chebyshev nodes, computed with 60 digits.
+// e_log.c. The polynomials are interpolations at Chebyshev nodes, computed with 60 digits. Float on a device: exp and
+// divisions by the instructions for them, to about 3 units in the last place.
 
 #include <moduleformer/core/platform.hpp>
 #include <moduleformer/core/types.hpp>
@@ -90,9 +91,13 @@ struct Constants<double> {
 /// into a branch, which keeps the loop around it from being vectorised.
 template <Real T>
 MODULEFORMER_HOST_DEVICE inline T select(bool condition, T a, T b) {
+#if defined(__CUDA_ARCH__)
+  return condition ? a : b;
+#else
   using Bits = typename detail::Constants<T>::Bits;
   Bits const mask = -static_cast<Bits>(condition);
   return detail::bits_as<T>((detail::bits_as<Bits>(a) & mask) | (detail::bits_as<Bits>(b) & ~mask));
+#endif
 }
 
 /// The nearest value to x in [low, high]; NaN stays NaN.
@@ -125,11 +130,33 @@ MODULEFORMER_HOST_DEVICE inline SplitExp<T> split_exp(T x) {
   return {multiply_add(r * r, C::exp_rest(r), r), bits_as<T>(exponent << C::mantissa)};
 }
 
+/// 1 / x.
+template <Real T>
+MODULEFORMER_HOST_DEVICE inline T reciprocal(T x) {
+#if defined(__CUDA_ARCH__)
+  if constexpr (std::is_same_v<T, float>) {
+    float y;
+    asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
+  }
+#endif
+  return T(1) / x;
+}
+
 }  // namespace detail
 
 /// e^x; 0 below about -87 (float) or -708 (double), infinity above about 88.72 or 709.78.
 template <Real T>
 MODULEFORMER_HOST_DEVICE inline T exp(T x) {
+#if defined(__CUDA_ARCH__)
+  if constexpr (std::is_same_v<T, float>) {  // 2^(x log2 e), the product's rounding error made good
+    constexpr float log2_e = 1.44269504f, rest = 1.92596303e-8f, ln2 = 0.693147181f;
+    float const y = x * log2_e, error = std::fma(x, rest, std::fma(x, log2_e, -y));
+    float power;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(power) : "f"(y));
+    return power > 0 && power < detail::Constants<float>::infinity ? std::fma(power, error * ln2, power) : power;
+  }
+#endif
   auto const [residue, half] = detail::split_exp(x);
   return detail::multiply_add(residue, T(2), T(2)) * half;
 }
@@ -166,13 +193,13 @@ template <Real T>
 MODULEFORMER_HOST_DEVICE inline T tanh(T x) {
   auto const [residue, half] = detail::split_exp(T(2) * clamp(std::fabs(x), T(0), T(22)));  // tanh(22) rounds to 1
   T const grown = detail::multiply_add(T(2) * half, residue, detail::multiply_add(T(2), half, T(-1)));
-  return std::copysign(grown / (grown + T(2)), x);
+  return std::copysign(grown * detail::reciprocal(grown + T(2)), x);
 }
 
 /// 1 / (1 + e^-x).
 template <Real T>
 MODULEFORMER_HOST_DEVICE inline T sigmoid(T x) {
-  return T(1) / (T(1) + exp(-x));
+  return detail::reciprocal(T(1) + exp(-x));
 }
 
 /// The standard normal distribution at x.
@@ -188,7 +215,7 @@ template <Real T>
 MODULEFORMER_HOST_DEVICE inline Normal<T> normal(T x) {
   T const density = T(0.39894228040143267794L) * exp(T(-0.5) * x * x);
   if constexpr (std::is_same_v<T, float>) {
-    float const t = 1.0f / (1.0f + 0.25f * std::fabs(x));
+    float const t = detail::reciprocal(1.0f + 0.25f * std::fabs(x));
     float const mills = detail::polynomial(t, 0.250040662743f, 0.249200518495f, 0.241014476023f, 0.172986518305f,
                                            0.23907109616f, -0.00921927692431f, 0.121115473972f, 0.0917808334006f,
                                            -0.141237133952f, 0.0385609751002f);

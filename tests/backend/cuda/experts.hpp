@@ -72,7 +72,10 @@ BOOST_AUTO_TEST_CASE_TEMPLATE(experts_with_every_row_map, B, Backends) {
 }
 
 BOOST_AUTO_TEST_CASE_TEMPLATE(experts_in_large_tiles, B, Backends) {
-  check_expert_forward<B>({325, 2, 5, 9, 3457, Load::balanced}, Identity{}, Rows::token, Rows::slot, true, false);
+  with_every_product_engine([] {
+    check_expert_forward<B>({325, 2, 5, 9, 3457, Load::balanced}, Identity{}, Rows::token, Rows::slot, true, false);
+    check_expert_forward<B>({325, 2, 5, 264, 3464, Load::some_empty}, GeluTanh{}, Rows::token, Rows::sorted, true, true);
+  });
 }
 
 BOOST_AUTO_TEST_CASE_TEMPLATE(experts_with_few_rows, B, Backends) {

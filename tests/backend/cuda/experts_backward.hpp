@@ -99,7 +99,10 @@ BOOST_AUTO_TEST_CASE_TEMPLATE(gate_and_pre_activation_of_experts, B, Backends) {
 
 BOOST_AUTO_TEST_CASE_TEMPLATE(gate_and_pre_activation_in_large_tiles, B, Backends) {
   BOOST_CHECK(detail::product_tile_size(650, 5, 3457) == detail::TileSize::large);
-  check_expert_backward<B>({325, 2, 5, 3457, 9, Load::balanced}, Identity{}, Rows::slot);
+  with_every_product_engine([] {
+    check_expert_backward<B>({325, 2, 5, 3457, 9, Load::balanced}, Identity{}, Rows::slot);
+    check_expert_backward<B>({325, 2, 5, 3464, 264, Load::balanced}, GeluTanh{}, Rows::sorted);
+  });
 }
 
 BOOST_AUTO_TEST_CASE_TEMPLATE(what_is_not_wanted_of_experts, B, Backends) {
@@ -121,7 +124,10 @@ BOOST_AUTO_TEST_CASE_TEMPLATE(weights_of_experts, B, Backends) {
 
 BOOST_AUTO_TEST_CASE_TEMPLATE(weights_of_experts_in_large_tiles, B, Backends) {
   BOOST_CHECK(detail::gradient_tile_size(33, 129, 130) == detail::TileSize::large);
-  check_expert_weight_gradient<B>({40, 2, 33, 129, 130, Load::balanced}, Rows::token, Rows::slot, 0, 33);
+  with_every_product_engine([] {
+    check_expert_weight_gradient<B>({40, 2, 33, 129, 130, Load::balanced}, Rows::token, Rows::slot, 0, 33);
+    check_expert_weight_gradient<B>({280, 2, 33, 136, 136, Load::one_expert}, Rows::token, Rows::sorted, 0, 33);
+  });
 }
 
 BOOST_AUTO_TEST_CASE_TEMPLATE(weights_of_more_rows_than_the_stages_hold, B, Backends) {

@@ -5,6 +5,7 @@
 
 #include "support.hpp"
 
+#include <moduleformer/backend/cuda/kernels/product_operand.cuh>
 #include <moduleformer/core/platform.hpp>
 
 #include <boost/test/unit_test.hpp>
@@ -323,6 +324,84 @@ BOOST_AUTO_TEST_CASE(products_of_matrices) {
         for (std::size_t k = 0; k < 16; ++k) expected[8 * i + j] += a[16 * i + k] * b[8 * k + j];
     BOOST_TEST(found == expected, boost::test_tools::per_element());
   }
+}
+
+/// c (64,N) += a (64,128) b (128,N), two stages of 64 terms under way at once.
+template <int MajorA, int MajorB, int N>
+struct WarpgroupProducts {
+  static constexpr int threads = 128;
+  using PartA = kernels::SharedPart<bfloat16, 64, 64>;
+  using PartB = std::conditional_t<MajorB == 0, kernels::SharedPart<bfloat16, N, 64>, kernels::SharedPart<bfloat16, 64, N>>;
+  static constexpr std::size_t shared_bytes = 2 * sizeof(bfloat16) * (PartA::size + PartB::size);
+  Matrix<bfloat16 const> a, b;
+  Matrix<float> c;
+
+  template <class Thread>
+  MODULEFORMER_DEVICE void operator()(Thread const& thread) const {
+    if constexpr (Thread::has_warpgroups) {
+      auto* const shared = thread.template shared<bfloat16>();
+      for (int stage = 0; stage < 2; ++stage) {
+        bfloat16* const to = shared + stage * (PartA::size + PartB::size);
+        for (int i = thread.index(); i < 64 * 64; i += threads)
+          put<PartA>(to, MajorA == 0 ? i / 64 : i % 64, MajorA == 0 ? i % 64 : i / 64, a(i / 64, 64 * stage + i % 64));
+        for (int i = thread.index(); i < 64 * N; i += threads)
+          put<PartB>(to + PartA::size, MajorB == 0 ? i % N : i / N, MajorB == 0 ? i / N : i % N, b(64 * stage + i / N, i % N));
+      }
+      float sums[N / 2];
+      int const row = 16 * thread.warp() + thread.lane() / 4, column = 2 * (thread.lane() % 4);
+      MODULEFORMER_UNROLL
+      for (int i = 0; i < N / 2; ++i) sums[i] = c(row + 8 * (i / 2 % 2), i / 4 * 8 + column + i % 2);
+      thread.publish_shared();
+      thread.sync();
+      thread.begin_products();
+      for (int stage = 0; stage < 2; ++stage) {
+        bfloat16 const* const from = shared + stage * (PartA::size + PartB::size);
+        MODULEFORMER_UNROLL
+        for (int k = 0; k < 64; k += 16)
+          thread.template multiply_shared<MajorA, MajorB>(
+              sums, thread.shared_matrix(from + (MajorA == 0 ? k : 64 * k), 64 * 128),
+              thread.shared_matrix(from + PartA::size + (MajorB == 0 ? k : 64 * k), 64 * 128));
+        thread.commit_products();
+      }
+      thread.template wait_products<0>();
+      MODULEFORMER_UNROLL
+      for (int i = 0; i < N / 2; ++i) c(row + 8 * (i / 2 % 2), i / 4 * 8 + column + i % 2) = sums[i];
+    }
+  }
+  template <class Part>
+  static MODULEFORMER_DEVICE void put(bfloat16* to, int row, int column, bfloat16 value) {
+    to[Part::at(row, column / 8) + column % 8] = value;
+  }
+};
+
+template <int MajorA, int MajorB, int N>
+void check_warpgroup_products() {
+  using Kernel = WarpgroupProducts<MajorA, MajorB, N>;
+  auto const a = whole_numbers(64 * 128, 1, 50), b = whole_numbers(128 * N, 2, 50), c = whole_numbers(64 * N, 3, 1000);
+  auto const found = in_all_orders<AnyBackend>([&](Device<AnyBackend>& device) {
+    auto const sums = device.upload<float>(c, 64, N);
+    device.backend().launch(Kernel{device.upload<bfloat16>(a, 64, 128), device.upload<bfloat16>(b, 128, N), sums}, 1,
+                            Kernel::shared_bytes);
+    return device.download<double>(sums);
+  });
+  std::vector<double> expected = c;
+  for (std::size_t i = 0; i < 64; ++i)
+    for (std::size_t j = 0; j < N; ++j)
+      for (std::size_t k = 0; k < 128; ++k) expected[N * i + j] += a[128 * i + k] * b[N * k + j];
+  BOOST_TEST(found == expected, "majors " << MajorA << MajorB << " columns " << N);
+}
+
+BOOST_AUTO_TEST_CASE(products_of_warpgroups) {
+  if (!Device<AnyBackend>{}.backend().stream().has_warpgroups()) {
+    BOOST_TEST_MESSAGE("not run: the device, or the code for it, has no products of warpgroups");
+    return;
+  }
+  check_warpgroup_products<0, 0, 128>();
+  check_warpgroup_products<0, 1, 128>();
+  check_warpgroup_products<1, 0, 128>();
+  check_warpgroup_products<1, 1, 128>();
+  check_warpgroup_products<0, 0, 256>();
+  check_warpgroup_products<1, 1, 256>();
 }
 
 struct RoundedPairs {

@@ -109,6 +109,7 @@ class RestoredOptions {
   RestoredOptions(RestoredOptions const&) = delete;
   RestoredOptions& operator=(RestoredOptions const&) = delete;
   ~RestoredOptions() { emulation_options() = kept_; }
+  [[nodiscard]] emulation::Options const& kept() const { return kept_; }
 
  private:
   emulation::Options kept_;
@@ -120,7 +121,7 @@ template <class B, class F>
 auto in_all_orders(F const& compute) {
   RestoredOptions const restored;
   auto const once = [&](emulation::Order order, int workers) {
-    emulation_options() = {.order = order, .workers = workers};
+    emulation_options() = {.order = order, .workers = workers, .warpgroups = restored.kept().warpgroups};
     Device<B> device;
     return compute(device);
   };
@@ -129,6 +130,16 @@ auto in_all_orders(F const& compute) {
   if constexpr (requires(B& b) { b.stream().launches(); })
     BOOST_TEST(same_bits(first, once(emulation::Order::shuffled, 2)), "forward and shuffled order differ");
   return first;
+}
+
+/// check() with every engine of large products that the emulation can be asked for; a GPU has the one it has.
+template <class F>
+void with_every_product_engine(F const& check) {
+  RestoredOptions const restored;
+  for (bool const warpgroups : {true, false}) {
+    emulation_options().warpgroups = warpgroups;
+    check();
+  }
 }
 
 /// The largest error that a tensor of scalar S may show relative to its largest element, for sums of moderate length.

@@ -32,6 +32,16 @@ __global__ void __launch_bounds__(Kernel::threads, blocks_at_once<Kernel>()) run
   kernel(GpuThread{});
 }
 
+/// Whose code for 9.0a, and no other, has static shared memory: how the host learns which code the device will run.
+inline __global__ void warpgroup_probe([[maybe_unused]] int* out) {
+#if MODULEFORMER_WARPGROUPS
+  __shared__ int volatile place[32];
+  place[threadIdx.x] = 1;
+  __syncthreads();
+  *out = place[31 - threadIdx.x];
+#endif
+}
+
 }  // namespace detail
 
 struct Gpu {
@@ -93,18 +103,23 @@ struct Gpu {
       detail::check_cuda(cudaDeviceGetAttribute(&most_shared_, cudaDevAttrMaxSharedMemoryPerBlockOptin, device),
                          "device attributes");
       detail::check_capability(major, minor);
+      cudaFuncAttributes probe{};
+      detail::check_cuda(cudaFuncGetAttributes(&probe, detail::warpgroup_probe), "attributes of a kernel");
+      has_warpgroups_ = probe.sharedSizeBytes > 0;
       detail::check_cuda(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "cudaStreamCreate");
     }
     Stream(Stream&& other) noexcept
         : stream_(std::exchange(other.stream_, nullptr)),
           upload_(std::move(other.upload_)),
           processors_(other.processors_),
-          most_shared_(other.most_shared_) {}
+          most_shared_(other.most_shared_),
+          has_warpgroups_(other.has_warpgroups_) {}
     Stream& operator=(Stream&& other) noexcept {
       std::swap(stream_, other.stream_);
       std::swap(upload_, other.upload_);
       std::swap(processors_, other.processors_);
       std::swap(most_shared_, other.most_shared_);
+      std::swap(has_warpgroups_, other.has_warpgroups_);
       return *this;
     }
     /// Waits for the stream's work: what it wrote is there for others.
@@ -117,6 +132,8 @@ struct Gpu {
     [[nodiscard]] cudaStream_t get() const { return stream_; }
     /// Multiprocessors of the device: blocks that surely run at the same time.
     [[nodiscard]] int processors() const { return processors_; }
+    /// Whether kernels may use GpuWarpgroup: a device of 9.0, and code for 9.0a in the program.
+    [[nodiscard]] bool has_warpgroups() const { return has_warpgroups_; }
 
     template <class Kernel>
     void launch(Kernel const& kernel, Index blocks, std::size_t shared_bytes, std::source_location where) {
@@ -197,6 +214,7 @@ struct Gpu {
     detail::Upload upload_;
     int processors_ = 0;
     int most_shared_ = 0;  // bytes that a block may have
+    bool has_warpgroups_ = false;
     bool is_recording_ = false;
   };
 };

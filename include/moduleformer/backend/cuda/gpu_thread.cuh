@@ -4,6 +4,7 @@
 // one-dimensional, warps have 32 lanes, and warp operations need the whole warp. EmulatedThread (emulation/)
 // has the same members on the host. Instructions: PTX ISA, sections 9.7.13 (ldmatrix, mma) and 9.7.9 (cp.async).
 
+#include <moduleformer/backend/cuda/gpu_warpgroup.cuh>
 #include <moduleformer/core/types.hpp>
 
 #include <cuda_runtime.h>
@@ -13,7 +14,7 @@
 
 namespace moduleformer {
 
-struct GpuThread {
+struct GpuThread : GpuWarpgroup {
   // Where this thread is.
   [[nodiscard]] __device__ int index() const { return static_cast<int>(threadIdx.x); }  // in its block
   [[nodiscard]] __device__ int block_size() const { return static_cast<int>(blockDim.x); }
@@ -22,10 +23,10 @@ struct GpuThread {
   [[nodiscard]] __device__ int lane() const { return index() % 32; }
   [[nodiscard]] __device__ int warp() const { return index() / 32; }
 
-  /// The block's dynamic shared memory, aligned to 128 bytes; the same address in every thread.
+  /// The block's dynamic shared memory, aligned to 1024 bytes; the same address in every thread.
   template <class T>
   [[nodiscard]] __device__ T* shared() const {
-    extern __shared__ __align__(128) unsigned char moduleformer_shared[];
+    extern __shared__ __align__(1024) unsigned char moduleformer_shared[];
     return reinterpret_cast<T*>(moduleformer_shared);
   }
 

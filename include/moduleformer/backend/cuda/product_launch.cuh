@@ -12,6 +12,7 @@
 #include <moduleformer/backend/cuda/kernels/product.cuh>
 #include <moduleformer/backend/cuda/kernels/product_operand.cuh>
 #include <moduleformer/backend/cuda/kernels/tensor_product.cuh>
+#include <moduleformer/backend/cuda/kernels/warpgroup_product.cuh>
 #include <moduleformer/backend/cuda/product_tuning.cuh>
 #include <moduleformer/core/error.hpp>
 
@@ -22,8 +23,30 @@
 namespace moduleformer::detail {
 
 template <class Tile, kernels::Stored A, kernels::Stored B>
-using ProductEngine = std::conditional_t<std::is_same_v<typename Tile::Scalar, float>,
-                                         kernels::FloatProduct<Tile, A, B>, kernels::TensorProduct<Tile, A, B>>;
+auto product_engine() {
+  if constexpr (std::is_same_v<typename Tile::Scalar, float>) return kernels::FloatProduct<Tile, A, B>{};
+  else if constexpr (requires { Tile::warpgroups; }) return kernels::WarpgroupProduct<Tile, A, B>{};
+  else return kernels::TensorProduct<Tile, A, B>{};
+}
+/// What multiplies tiles of this shape.
+template <class Tile, kernels::Stored A, kernels::Stored B>
+using ProductEngine = decltype(product_engine<Tile, A, B>());
+
+/// launch(tile type) with the tile of this size that the device is best at.
+template <bool HasSmall, CudaScalar S, class P, class Launch>
+void with_product_tile(CudaBackend<S, P>& backend, TileSize size, Launch const& launch) {
+  using Tiles = ProductTiles<S>;
+  switch (size) {
+    case TileSize::small:
+      if constexpr (HasSmall) return launch(typename Tiles::Small{});
+      [[fallthrough]];
+    case TileSize::medium: return launch(typename Tiles::Medium{});
+    case TileSize::large:
+      if constexpr (requires { typename Tiles::LargeWarpgroup; })
+        if (backend.stream().has_warpgroups()) return launch(typename Tiles::LargeWarpgroup{});
+      return launch(typename Tiles::Large{});
+  }
+}
 
 inline kernels::RowMap row_map(RoutingPlan const& plan, Rows rows) {
   return {rows, plan.order.data(), static_cast<int>(plan.top_k)};
@@ -80,17 +103,11 @@ void row_product(CudaBackend<S, P>& backend, kernels::RowSchedule const& schedul
   if constexpr (!Epilogue::row_sums)
     if (has_few_rows(schedule.rows, schedule.experts, schedule.columns, schedule.depth))
       return few_rows_product<B>(backend, schedule, a, b, epilogue);
-  auto const launch = [&]<class Tile>(Tile) {
+  with_product_tile<true>(backend, size, [&]<class Tile>(Tile) {
     using Kernel = kernels::Product<ProductEngine<Tile, kernels::Stored::plain, B>, kernels::RowSchedule, Epilogue>;
     Index const blocks = std::min<Index>(most_tiles<Tile>(schedule), Index{backend.processors()} * Tile::blocks);
     backend.launch(Kernel{schedule, a, b, epilogue}, blocks, Kernel::shared_bytes(schedule.experts));
-  };
-  using Tiles = ProductTiles<S>;
-  switch (size) {
-    case TileSize::small: return launch(typename Tiles::Small{});
-    case TileSize::medium: return launch(typename Tiles::Medium{});
-    case TileSize::large: return launch(typename Tiles::Large{});
-  }
+  });
 }
 
 /// C[batch] = A^T B over the terms of each batch. A block for each tile: their work differs as experts' counts do, and
@@ -99,16 +116,13 @@ template <CudaScalar S, class P, class Epilogue>
 void contraction_product(CudaBackend<S, P>& backend, kernels::ContractionSchedule const& schedule,
                          kernels::Operand<S> const& a, kernels::Operand<S> const& b, Epilogue const& epilogue,
                          TileSize size) {
-  auto const launch = [&]<class Tile>(Tile) {
+  with_product_tile<false>(backend, size, [&]<class Tile>(Tile) {
     using Engine = ProductEngine<Tile, kernels::Stored::transposed, kernels::Stored::plain>;
     using Kernel = kernels::Product<Engine, kernels::ContractionSchedule, Epilogue>;
     Index const across = ceil_divide(schedule.columns, Tile::columns);
     backend.launch(Kernel{schedule, a, b, epilogue}, schedule.batches * ceil_divide(schedule.rows, Tile::rows) * across,
                    Kernel::shared_bytes(0));
-  };
-  using Tiles = ProductTiles<S>;
-  if (size == TileSize::large) launch(typename Tiles::Large{});
-  else launch(typename Tiles::Medium{});
+  });
 }
 
 }  // namespace moduleformer::detail

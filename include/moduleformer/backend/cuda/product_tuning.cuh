@@ -28,6 +28,15 @@ struct TensorTile {
   static constexpr int threads = Rows / WarpRows * (Columns / WarpColumns) * 32;
 };
 
+/// Of a bfloat16 product by warpgroups, each of which has 64 rows and all columns.
+template <int Rows, int Columns, int Stages, int Blocks>
+struct WarpgroupTile {
+  using Scalar = bfloat16;
+  static constexpr bool warpgroups = true;
+  static constexpr int rows = Rows, columns = Columns, depth = 64, stages = Stages, blocks = Blocks;
+  static constexpr int threads = Rows / 64 * 128;
+};
+
 /// Of a product that reads its weights for up to eight rows.
 template <class S, int Columns, int Threads, int Blocks>
 struct FewRowsTile {
@@ -48,6 +57,7 @@ struct ProductTiles<bfloat16> {
   using Large = TensorTile<128, 128, 64, 64, 3, 2>;
   using Medium = TensorTile<64, 64, 32, 32, 3, 4>;
   using Small = TensorTile<16, 64, 16, 16, 4, 4>;
+  using LargeWarpgroup = WarpgroupTile<128, 128, 3, 2>;  // instead of Large, where the device has them
 };
 
 enum class TileSize { small, medium, large };

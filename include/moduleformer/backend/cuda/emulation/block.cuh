@@ -9,6 +9,7 @@
 #include <moduleformer/backend/cuda/emulation/fiber.cuh>
 #include <moduleformer/backend/cuda/emulation/options.cuh>
 #include <moduleformer/backend/cuda/emulation/places.cuh>
+#include <moduleformer/backend/cuda/emulation/warpgroup.cuh>
 #include <moduleformer/core/error.hpp>
 #include <moduleformer/core/types.hpp>
 
@@ -74,6 +75,7 @@ class Block {
     order_.resize(count);
     ready_.resize(count);
     copies_.resize(count);
+    products_.resize(count);
     std::iota(order_.begin(), order_.end(), 0);
     if (options.order == Order::reverse) std::reverse(order_.begin(), order_.end());
   }
@@ -86,6 +88,8 @@ class Block {
     for (Warp& warp : warps_) warp = {};
     if (std::exchange(copies_used_, false))
       for (CopyQueue& queue : copies_) queue.clear();
+    if (std::exchange(products_used_, false))
+      for (ProductQueue& queue : products_) queue.clear();
     if (options_.order == Order::shuffled) {
       random_.seed(options_.seed + static_cast<std::uint64_t>(index));
       std::iota(order_.begin(), order_.end(), 0);  // whatever this worker ran before
@@ -158,6 +162,12 @@ class Block {
     return copies_[static_cast<std::size_t>(thread)];
   }
 
+  /// The thread's products that its warpgroup has under way.
+  [[nodiscard]] ProductQueue& products(int thread) {
+    products_used_ = true;
+    return products_[static_cast<std::size_t>(thread)];
+  }
+
   /// Throws Error with the kernel, the block, and the joined parts.
   template <class... Parts>
   [[noreturn, gnu::noinline, gnu::cold]] void stop(Parts const&... parts) const {
@@ -165,7 +175,7 @@ class Block {
   }
 
  private:
-  static constexpr std::size_t shared_alignment = 128;
+  static constexpr std::size_t shared_alignment = 1024;
 
   enum class Wait : unsigned char { none, barrier, warp, ended };
   struct Thread {
@@ -326,7 +336,8 @@ class Block {
   std::vector<Thread> threads_;
   std::vector<Warp> warps_;
   std::vector<CopyQueue> copies_;
-  bool copies_used_ = false;  // by this block
+  std::vector<ProductQueue> products_;
+  bool copies_used_ = false, products_used_ = false;  // by this block
   std::vector<int> order_;    // in which threads begin
   int started_ = 0;
   int ended_ = 0;

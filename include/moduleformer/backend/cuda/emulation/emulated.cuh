@@ -75,6 +75,7 @@ struct Emulated {
   class Stream {
    public:
     [[nodiscard]] int processors() const { return 4; }
+    [[nodiscard]] bool has_warpgroups() const { return emulation_options().warpgroups; }
 
     template <class Kernel>
     void launch(Kernel const& kernel, Index blocks, std::size_t shared_bytes, std::source_location where) {

@@ -114,6 +114,28 @@ class EmulatedThread {
     block_->warp_operation(index_, operation, &product, where);
   }
 
+  static constexpr bool has_warpgroups = true;
+  using SharedMatrix = emulation::SharedMatrix;
+  [[nodiscard]] SharedMatrix shared_matrix(void const* place, int panel_bytes, Where where = Where::current()) const {
+    if (!is_aligned(place) || !block_->in_shared(place, 16))
+      block_->stop("shared_matrix at ", emulation::Place{where},
+                   ": expected a place in the block's shared memory, aligned to 16 bytes");
+    return {place, panel_bytes};
+  }
+  void publish_shared() const {}
+  void begin_products() const {}
+  template <int MajorA, int MajorB, int N>
+  void multiply_shared(float (&c)[N], SharedMatrix a, SharedMatrix b) const {
+    block_->products(index_).issue({c, 2 * N, a, b, MajorA, MajorB});
+  }
+  void commit_products() const { block_->products(index_).commit(); }
+  template <int N>
+  void wait_products(Where where = Where::current()) const {
+    static constexpr emulation::WarpOperation operation{"wait_products", &emulation::ProductQueue::run};
+    emulation::ProductQueue::Wait wait{&block_->products(index_), warp(), N};
+    block_->warp_operation(index_, operation, &wait, where);
+  }
+
   [[nodiscard]] int opaque(int x) const { return x; }
   [[nodiscard]] std::uint32_t round_pair(float low, float high) const {
     return bfloat16(low).bits | static_cast<std::uint32_t>(bfloat16(high).bits) << 16;

@@ -2,7 +2,7 @@
 #pragma once
 // Product: C = A B by tiles, for dense and for ragged, gathered operands. Blocks walk over the tiles of a schedule;
 // a tile's operands come through shared memory in several stages, an engine (float_product.cuh,
-// tensor_product.cuh) multiplies them, and an epilogue gets the sums, 16 bytes of one row at a time, to do with
+// tensor_product.cuh, warpgroup_product.cuh) multiplies them, and an epilogue gets the sums, 16 bytes of one row at a time, to do with
 // them what the primitive says. Neither the order of a sum nor what a tile holds depends on the grid.
 //
 // An epilogue has `static constexpr bool adds` (a tile without terms changes nothing), `row_sums` (see below), and
@@ -28,6 +28,8 @@ struct Product {
   static constexpr int threads = Tile::threads, blocks_at_once = Tile::blocks;
   static constexpr int stages = Tile::stages, depth = Tile::depth, stage_size = PartA::size + PartB::size;
   static constexpr bool gathers = Schedule::gathers_contraction;
+  /// Stages that are under way while one is multiplied. Where products run on, the last one still reads its own.
+  static constexpr int ahead = Engine::asynchronous ? stages - 2 : stages - 1;
   /// Numbers of rows in shared memory: of a tile's slots, or of A's and B's terms of each stage.
   static constexpr int row_numbers = gathers ? 2 * stages * depth : Tile::rows;
   static_assert(gathers == (Engine::stored_a == Stored::transposed),
@@ -49,6 +51,12 @@ struct Product {
 
   template <class Thread>
   MODULEFORMER_DEVICE void operator()(Thread const& thread) const {
+    if constexpr (!Engine::asynchronous || Thread::has_warpgroups) run(thread);
+  }
+
+ private:
+  template <class Thread>
+  MODULEFORMER_DEVICE void run(Thread const& thread) const {
     S* const stage = thread.template shared<S>();
     int* const numbers = reinterpret_cast<int*>(stage + stages * stage_size);
     int* const before = numbers + row_numbers;
@@ -65,7 +73,6 @@ struct Product {
     }
   }
 
- private:
   /// Row of A (operand 0) or B (1) with term p of the contraction.
   MODULEFORMER_DEVICE int term_row(int operand, int p, int end) const {
     if (p >= end) return no_row;
@@ -85,24 +92,30 @@ struct Product {
     }
     thread.sync();  // the last tile's stages are free too
     MODULEFORMER_UNROLL
-    for (int step = 0; step < stages - 1; ++step) {
+    for (int step = 0; step < ahead; ++step) {
       if (step < steps) load_stage(thread, tile, step, stage, numbers);
       thread.commit_copies();
     }
     for (int step = 0; step < steps; ++step) {
-      thread.template wait_copies<stages - 2>();
+      thread.template wait_copies<ahead - 1>();
+      if constexpr (Engine::asynchronous) thread.publish_shared();
       thread.sync();
-      if (step + stages - 1 < steps) load_stage(thread, tile, step + stages - 1, stage, numbers);
+      S const* const part = stage + step % stages * stage_size;
+      if constexpr (Engine::asynchronous) {
+        Engine::multiply(thread, part, part + PartA::size, sums);
+        thread.template wait_products<1>();  // the step before has been: its stage is free after the next barrier
+      }
+      if (step + ahead < steps) load_stage(thread, tile, step + ahead, stage, numbers);
       thread.commit_copies();
-      int number = no_row;  // of the step after the one loaded now; wanted only when this one is multiplied
+      int number = no_row;  // of the first step whose stage is this one's again; wanted only when that is loaded
       if constexpr (gathers)
         if (int const i = thread.index(); i < 2 * depth)
           number = term_row(i / depth, tile.begin + (step + stages) * depth + i % depth, tile.end);
-      S const* const part = stage + step % stages * stage_size;
-      Engine::multiply(thread, part, part + PartA::size, sums);
+      if constexpr (!Engine::asynchronous) Engine::multiply(thread, part, part + PartA::size, sums);
       if constexpr (gathers)
         if (thread.index() < 2 * depth) numbers[step % stages * 2 * depth + thread.index()] = number;
     }
+    if constexpr (Engine::asynchronous) thread.template wait_products<0>();
   }
 
   template <class Thread>

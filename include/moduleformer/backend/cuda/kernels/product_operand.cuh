@@ -41,20 +41,21 @@ struct Operand {
   bool packed = false;  // rows begin at 16 aligned bytes
 };
 
-/// A part of Rows x Columns elements in shared memory. 16-bit elements: eight rows that are read together have
-/// their 16-byte chunks in different banks by an exclusive or; floats: through chunks of padding.
+/// A part of Rows x Columns elements in shared memory. 16-bit elements: in panels of 64 columns, one after another;
+/// eight rows of a panel that are read together have their 16-byte chunks in different banks by an exclusive or (the
+/// 128-byte swizzle of wgmma). Floats: the same through chunks of padding.
 template <class S, int Rows, int Columns>
 struct SharedPart {
-  static_assert(sizeof(S) == 4 || Columns % 64 == 0, "moduleformer: rows of a part have whole groups of eight chunks");
+  static_assert(sizeof(S) == 4 || Columns % 64 == 0, "moduleformer: a part has whole panels");
   static constexpr int rows = Rows, columns = Columns;
   static constexpr int chunk = pack_size<S>, chunks = Columns / chunk;
-  static constexpr int stride = sizeof(S) == 4 ? Columns + chunk : Columns;
-  static constexpr int size = Rows * stride;
+  static constexpr int stride = sizeof(S) == 4 ? Columns + chunk : 64;
+  static constexpr int size = sizeof(S) == 4 ? Rows * stride : Rows * Columns;
 
   /// Where the chunk of a row begins.
   static constexpr int at(int row, int chunk_of_row) {
     if constexpr (sizeof(S) == 4) return row * stride + chunk_of_row * chunk;
-    else return row * stride + (chunk_of_row ^ (row % 8)) * chunk;
+    else return chunk_of_row / 8 * Rows * stride + row * stride + (chunk_of_row % 8 ^ row % 8) * chunk;
   }
 };
 
