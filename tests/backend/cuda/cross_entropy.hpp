@@ -66,7 +66,7 @@ BOOST_AUTO_TEST_CASE_TEMPLATE(cross_entropy_and_its_gradients, B, Backends) {
   // A chunk holds 4096 rows of a small vocabulary; beyond a vocabulary of 2048 blocks are large.
   for (LossSize const& size :
        {LossSize{0, 3, 4}, LossSize{1, 1, 1}, LossSize{1, 257, 5}, LossSize{7, 2, 33}, LossSize{35, 13, 8},
-        LossSize{5, 2049, 16}, LossSize{6, 4104, 8}, LossSize{4097, 3, 4}, LossSize{130, 64, 16}}) {
+        LossSize{5, 2049, 16}, LossSize{6, 4104, 8}, LossSize{4097, 3, 4}, LossSize{130, 64, 16}, LossSize{200, 300, 16}}) {
     Index const rows = size.rows, vocabulary = size.vocabulary, width = size.width;
     auto x = normal_numbers<S>(rows * width, 1);
     auto const weight = normal_numbers<S>(vocabulary * width, 2);
@@ -125,7 +125,7 @@ std::pair<std::vector<double>, std::vector<float>> losses_of(std::vector<float> 
   Index const rows = static_cast<Index>(labels.size()), vocabulary = static_cast<Index>(logits.size()) / rows;
   auto const d = device.template allocate<S>(rows, vocabulary);
   auto const losses = device.template allocate<double>(rows);
-  detail::cross_entropy_of_logits(device.backend(), device.upload(logits, rows, vocabulary), device.upload(labels),
+  detail::cross_entropy_of_logits(device.backend(), device.upload(logits, rows, vocabulary), vocabulary, device.upload(labels),
                                   device.upload(std::vector<double>{1}).data(),
                                   d, losses);
   return {device.download(losses), device.template download<float>(d)};

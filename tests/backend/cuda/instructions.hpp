@@ -326,7 +326,7 @@ BOOST_AUTO_TEST_CASE(products_of_matrices) {
   }
 }
 
-/// c (64,N) += a (64,128) b (128,N), two stages of 64 terms under way at once.
+/// c (64,N) += or = a (64,128) b (128,N), two stages of 64 terms under way at once.
 template <int MajorA, int MajorB, int N>
 struct WarpgroupProducts {
   static constexpr int threads = 128;
@@ -335,6 +335,7 @@ struct WarpgroupProducts {
   static constexpr std::size_t shared_bytes = 2 * sizeof(bfloat16) * (PartA::size + PartB::size);
   Matrix<bfloat16 const> a, b;
   Matrix<float> c;
+  bool add;
 
   template <class Thread>
   MODULEFORMER_DEVICE void operator()(Thread const& thread) const {
@@ -360,7 +361,7 @@ struct WarpgroupProducts {
         for (int k = 0; k < 64; k += 16)
           thread.template multiply_shared<MajorA, MajorB>(
               sums, thread.shared_matrix(from + (MajorA == 0 ? k : 64 * k), 64 * 128),
-              thread.shared_matrix(from + PartA::size + (MajorB == 0 ? k : 64 * k), 64 * 128));
+              thread.shared_matrix(from + PartA::size + (MajorB == 0 ? k : 64 * k), 64 * 128), add || stage > 0 || k > 0);
         thread.commit_products();
       }
       thread.template wait_products<0>();
@@ -375,16 +376,16 @@ struct WarpgroupProducts {
 };
 
 template <int MajorA, int MajorB, int N>
-void check_warpgroup_products() {
+void check_warpgroup_products(bool add) {
   using Kernel = WarpgroupProducts<MajorA, MajorB, N>;
   auto const a = whole_numbers(64 * 128, 1, 50), b = whole_numbers(128 * N, 2, 50), c = whole_numbers(64 * N, 3, 1000);
   auto const found = in_all_orders<AnyBackend>([&](Device<AnyBackend>& device) {
     auto const sums = device.upload<float>(c, 64, N);
-    device.backend().launch(Kernel{device.upload<bfloat16>(a, 64, 128), device.upload<bfloat16>(b, 128, N), sums}, 1,
+    device.backend().launch(Kernel{device.upload<bfloat16>(a, 64, 128), device.upload<bfloat16>(b, 128, N), sums, add}, 1,
                             Kernel::shared_bytes);
     return device.download<double>(sums);
   });
-  std::vector<double> expected = c;
+  std::vector<double> expected = add ? c : std::vector<double>(c.size());
   for (std::size_t i = 0; i < 64; ++i)
     for (std::size_t j = 0; j < N; ++j)
       for (std::size_t k = 0; k < 128; ++k) expected[N * i + j] += a[128 * i + k] * b[N * k + j];
@@ -396,12 +397,12 @@ BOOST_AUTO_TEST_CASE(products_of_warpgroups) {
     BOOST_TEST_MESSAGE("not run: the device, or the code for it, has no products of warpgroups");
     return;
   }
-  check_warpgroup_products<0, 0, 128>();
-  check_warpgroup_products<0, 1, 128>();
-  check_warpgroup_products<1, 0, 128>();
-  check_warpgroup_products<1, 1, 128>();
-  check_warpgroup_products<0, 0, 256>();
-  check_warpgroup_products<1, 1, 256>();
+  check_warpgroup_products<0, 0, 128>(true);
+  check_warpgroup_products<0, 1, 128>(false);
+  check_warpgroup_products<1, 0, 128>(false);
+  check_warpgroup_products<1, 1, 128>(true);
+  check_warpgroup_products<0, 0, 256>(true);
+  check_warpgroup_products<1, 1, 256>(true);
 }
 
 struct RoundedPairs {

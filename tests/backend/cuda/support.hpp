@@ -121,7 +121,9 @@ template <class B, class F>
 auto in_all_orders(F const& compute) {
   RestoredOptions const restored;
   auto const once = [&](emulation::Order order, int workers) {
-    emulation_options() = {.order = order, .workers = workers, .warpgroups = restored.kept().warpgroups};
+    emulation_options() = restored.kept();
+    emulation_options().order = order;
+    emulation_options().workers = workers;
     Device<B> device;
     return compute(device);
   };
@@ -138,6 +140,7 @@ void with_every_product_engine(F const& check) {
   RestoredOptions const restored;
   for (bool const warpgroups : {true, false}) {
     emulation_options().warpgroups = warpgroups;
+    if (!warpgroups) emulation_options().shared_limit = 163 << 10;  // that of 8.0
     check();
   }
 }

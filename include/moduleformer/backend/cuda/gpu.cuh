@@ -33,9 +33,10 @@ __global__ void __launch_bounds__(Kernel::threads, blocks_at_once<Kernel>()) run
 }
 
 /// Whose code for 9.0a, and no other, has static shared memory: how the host learns which code the device will run.
-inline __global__ void warpgroup_probe([[maybe_unused]] int* out) {
+template <class T>
+__global__ void warpgroup_probe([[maybe_unused]] T* out) {
 #if MODULEFORMER_WARPGROUPS
-  __shared__ int volatile place[32];
+  __shared__ T volatile place[32];
   place[threadIdx.x] = 1;
   __syncthreads();
   *out = place[31 - threadIdx.x];
@@ -104,7 +105,7 @@ struct Gpu {
                          "device attributes");
       detail::check_capability(major, minor);
       cudaFuncAttributes probe{};
-      detail::check_cuda(cudaFuncGetAttributes(&probe, detail::warpgroup_probe), "attributes of a kernel");
+      detail::check_cuda(cudaFuncGetAttributes(&probe, detail::warpgroup_probe<int>), "attributes of a kernel");
       has_warpgroups_ = probe.sharedSizeBytes > 0;
       detail::check_cuda(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "cudaStreamCreate");
     }

@@ -49,10 +49,10 @@ struct GpuWarpgroup {
   "+f"(c[i]), "+f"(c[i + 1]), "+f"(c[i + 2]), "+f"(c[i + 3]), "+f"(c[i + 4]), "+f"(c[i + 5]), "+f"(c[i + 6]), \
       "+f"(c[i + 7])
 
-  /// c (64,N) += a (64,16) b (16,N), bfloat16 with float sums, N = 2 * the length of c. Warp w of the group has rows
+  /// c (64,N) += (without `add`: =) a (64,16) b (16,N), bfloat16 with float sums, N = 2 * the length of c. Warp w of the group has rows
   /// 16w to 16w+15, lane l of it (g = l/4, t = l%4) in c[4j + i] element (g + 8(i/2), 8j + 2t + i%2).
   template <int MajorA, int MajorB>
-  __device__ void multiply_shared(float (&c)[64], SharedMatrix a, SharedMatrix b) const {
+  __device__ void multiply_shared(float (&c)[64], SharedMatrix a, SharedMatrix b, bool add) const {
     asm volatile(
         "{.reg .pred add; setp.ne.b32 add, %66, 0; wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 {"
         "%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,%28,%29,%30,%31,"
@@ -60,11 +60,11 @@ struct GpuWarpgroup {
         "}, %64, %65, add, 1, 1, %67, %68;}"
         : MODULEFORMER_EIGHT_SUMS(0), MODULEFORMER_EIGHT_SUMS(8), MODULEFORMER_EIGHT_SUMS(16), MODULEFORMER_EIGHT_SUMS(24),
           MODULEFORMER_EIGHT_SUMS(32), MODULEFORMER_EIGHT_SUMS(40), MODULEFORMER_EIGHT_SUMS(48), MODULEFORMER_EIGHT_SUMS(56)
-        : "l"(a.bits), "l"(b.bits), "r"(1), "n"(MajorA), "n"(MajorB)
+        : "l"(a.bits), "l"(b.bits), "r"(static_cast<int>(add)), "n"(MajorA), "n"(MajorB)
         : "memory");
   }
   template <int MajorA, int MajorB>
-  __device__ void multiply_shared(float (&c)[128], SharedMatrix a, SharedMatrix b) const {
+  __device__ void multiply_shared(float (&c)[128], SharedMatrix a, SharedMatrix b, bool add) const {
     asm volatile(
         "{.reg .pred add; setp.ne.b32 add, %130, 0; wgmma.mma_async.sync.aligned.m64n256k16.f32.bf16.bf16 {"
         "%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,%28,%29,%30,%31,"
@@ -76,7 +76,7 @@ struct GpuWarpgroup {
           MODULEFORMER_EIGHT_SUMS(32), MODULEFORMER_EIGHT_SUMS(40), MODULEFORMER_EIGHT_SUMS(48), MODULEFORMER_EIGHT_SUMS(56),
           MODULEFORMER_EIGHT_SUMS(64), MODULEFORMER_EIGHT_SUMS(72), MODULEFORMER_EIGHT_SUMS(80), MODULEFORMER_EIGHT_SUMS(88),
           MODULEFORMER_EIGHT_SUMS(96), MODULEFORMER_EIGHT_SUMS(104), MODULEFORMER_EIGHT_SUMS(112), MODULEFORMER_EIGHT_SUMS(120)
-        : "l"(a.bits), "l"(b.bits), "r"(1), "n"(MajorA), "n"(MajorB)
+        : "l"(a.bits), "l"(b.bits), "r"(static_cast<int>(add)), "n"(MajorA), "n"(MajorB)
         : "memory");
   }
 #undef MODULEFORMER_EIGHT_SUMS
@@ -88,7 +88,7 @@ struct GpuWarpgroup {
   template <int N>
   __device__ void wait_products() const {}
   template <int MajorA, int MajorB, int N>
-  __device__ void multiply_shared(float (&)[N], SharedMatrix, SharedMatrix) const {}
+  __device__ void multiply_shared(float (&)[N], SharedMatrix, SharedMatrix, bool) const {}
 #endif
 };
 

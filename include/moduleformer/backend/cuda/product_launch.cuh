@@ -22,30 +22,33 @@
 
 namespace moduleformer::detail {
 
-template <class Tile, kernels::Stored A, kernels::Stored B>
-auto product_engine() {
-  if constexpr (std::is_same_v<typename Tile::Scalar, float>) return kernels::FloatProduct<Tile, A, B>{};
-  else if constexpr (requires { Tile::warpgroups; }) return kernels::WarpgroupProduct<Tile, A, B>{};
-  else return kernels::TensorProduct<Tile, A, B>{};
+/// The kernel of products in tiles of this shape.
+template <class Tile, kernels::Stored A, kernels::Stored B, class Schedule, class Epilogue>
+auto product_kernel(Schedule const& schedule, kernels::Operand<typename Tile::Scalar> const& a,
+                    kernels::Operand<typename Tile::Scalar> const& b, Epilogue const& epilogue) {
+  if constexpr (std::is_same_v<typename Tile::Scalar, float>)
+    return kernels::Product<kernels::FloatProduct<Tile, A, B>, Schedule, Epilogue>{schedule, a, b, epilogue};
+  else if constexpr (Tile::warpgroups)
+    return kernels::WarpgroupProduct<Tile, A, B, Schedule, Epilogue>{schedule, a, b, epilogue};
+  else
+    return kernels::Product<kernels::TensorProduct<Tile, A, B>, Schedule, Epilogue>{schedule, a, b, epilogue};
 }
-/// What multiplies tiles of this shape.
-template <class Tile, kernels::Stored A, kernels::Stored B>
-using ProductEngine = decltype(product_engine<Tile, A, B>());
 
-/// launch(tile type) with the tile of this size that the device is best at.
-template <bool HasSmall, CudaScalar S, class P, class Launch>
-void with_product_tile(CudaBackend<S, P>& backend, TileSize size, Launch const& launch) {
+/// call(tile) with the tile of this size for rows that the device is best at.
+template <CudaScalar S, class P, class Call>
+auto with_row_tile(CudaBackend<S, P>& backend, TileSize size, Call const& call) {
   using Tiles = ProductTiles<S>;
-  switch (size) {
-    case TileSize::small:
-      if constexpr (HasSmall) return launch(typename Tiles::Small{});
-      [[fallthrough]];
-    case TileSize::medium: return launch(typename Tiles::Medium{});
-    case TileSize::large:
-      if constexpr (requires { typename Tiles::LargeWarpgroup; })
-        if (backend.stream().has_warpgroups()) return launch(typename Tiles::LargeWarpgroup{});
-      return launch(typename Tiles::Large{});
-  }
+  if (size == TileSize::small) return call(typename Tiles::Small{});
+  if (size == TileSize::medium) return call(typename Tiles::Medium{});
+  if constexpr (std::is_same_v<S, bfloat16>)
+    if (backend.stream().has_warpgroups()) return call(typename Tiles::LargeRows{});
+  return call(typename Tiles::Large{});
+}
+
+/// Columns of that tile.
+template <CudaScalar S, class P>
+Index row_tile_columns(CudaBackend<S, P>& backend, TileSize size) {
+  return with_row_tile(backend, size, [](auto tile) { return Index{decltype(tile)::columns}; });
 }
 
 inline kernels::RowMap row_map(RoutingPlan const& plan, Rows rows) {
@@ -103,10 +106,10 @@ void row_product(CudaBackend<S, P>& backend, kernels::RowSchedule const& schedul
   if constexpr (!Epilogue::row_sums)
     if (has_few_rows(schedule.rows, schedule.experts, schedule.columns, schedule.depth))
       return few_rows_product<B>(backend, schedule, a, b, epilogue);
-  with_product_tile<true>(backend, size, [&]<class Tile>(Tile) {
-    using Kernel = kernels::Product<ProductEngine<Tile, kernels::Stored::plain, B>, kernels::RowSchedule, Epilogue>;
+  with_row_tile(backend, size, [&]<class Tile>(Tile) {
+    auto const kernel = product_kernel<Tile, kernels::Stored::plain, B>(schedule, a, b, epilogue);
     Index const blocks = std::min<Index>(most_tiles<Tile>(schedule), Index{backend.processors()} * Tile::blocks);
-    backend.launch(Kernel{schedule, a, b, epilogue}, blocks, Kernel::shared_bytes(schedule.experts));
+    backend.launch(kernel, blocks, kernel.shared_bytes(schedule.experts));
   });
 }
 
@@ -116,13 +119,20 @@ template <CudaScalar S, class P, class Epilogue>
 void contraction_product(CudaBackend<S, P>& backend, kernels::ContractionSchedule const& schedule,
                          kernels::Operand<S> const& a, kernels::Operand<S> const& b, Epilogue const& epilogue,
                          TileSize size) {
-  with_product_tile<false>(backend, size, [&]<class Tile>(Tile) {
-    using Engine = ProductEngine<Tile, kernels::Stored::transposed, kernels::Stored::plain>;
-    using Kernel = kernels::Product<Engine, kernels::ContractionSchedule, Epilogue>;
+  auto const launch = [&]<class Tile>(Tile) {
+    auto const kernel = product_kernel<Tile, kernels::Stored::transposed, kernels::Stored::plain>(schedule, a, b, epilogue);
     Index const across = ceil_divide(schedule.columns, Tile::columns);
-    backend.launch(Kernel{schedule, a, b, epilogue}, schedule.batches * ceil_divide(schedule.rows, Tile::rows) * across,
-                   Kernel::shared_bytes(0));
-  });
+    Index blocks = schedule.batches * ceil_divide(schedule.rows, Tile::rows) * across;
+#ifdef PERSIST
+    if constexpr (Tile::blocks == 1) blocks = std::min<Index>(blocks, backend.processors());
+#endif
+    backend.launch(kernel, blocks, kernel.shared_bytes(0));
+  };
+  using Tiles = ProductTiles<S>;
+  if (size != TileSize::large) return launch(typename Tiles::Medium{});
+  if constexpr (std::is_same_v<S, bfloat16>)
+    if (backend.stream().has_warpgroups()) return launch(typename Tiles::LargeContraction{});
+  launch(typename Tiles::Large{});
 }
 
 }  // namespace moduleformer::detail

@@ -23,6 +23,7 @@ struct FloatTile {
 template <int Rows, int Columns, int WarpRows, int WarpColumns, int Stages, int Blocks>
 struct TensorTile {
   using Scalar = bfloat16;
+  static constexpr bool warpgroups = false;
   static constexpr int rows = Rows, columns = Columns, depth = 64, stages = Stages, blocks = Blocks;
   static constexpr int warp_rows = WarpRows, warp_columns = WarpColumns;
   static constexpr int threads = Rows / WarpRows * (Columns / WarpColumns) * 32;
@@ -57,21 +58,20 @@ struct ProductTiles<bfloat16> {
   using Large = TensorTile<128, 128, 64, 64, 3, 2>;
   using Medium = TensorTile<64, 64, 32, 32, 3, 4>;
   using Small = TensorTile<16, 64, 16, 16, 4, 4>;
-  using LargeWarpgroup = WarpgroupTile<128, 128, 3, 2>;  // instead of Large, where the device has them
+  // Instead of Large, where the device has warpgroups' products.
+  using LargeRows = WarpgroupTile<128, 256, 4, 1>;         // of rows: 10 us of products for an epilogue that waits little
+#ifdef CONTR
+  using LargeContraction = WarpgroupTile<128, 256, 4, 1>;
+#else
+  using LargeContraction = WarpgroupTile<128, 128, 3, 2>;
+#endif
+//  // whose epilogue moves as many bytes as all stages
 };
 
 enum class TileSize { small, medium, large };
 
 /// Tiles that a product should have: the multiprocessors of a large device, so that sizes alone decide.
 inline constexpr Index wanted_product_tiles = 132;
-
-template <class S>
-constexpr Index tile_columns(TileSize size) {
-  using Tiles = ProductTiles<S>;
-  return size == TileSize::small    ? Tiles::Small::columns
-         : size == TileSize::medium ? Tiles::Medium::columns
-                                    : Tiles::Large::columns;
-}
 
 /// For `rows` rows, spread over `experts`, of `columns` columns.
 constexpr TileSize product_tile_size(Index rows, Index experts, Index columns) {

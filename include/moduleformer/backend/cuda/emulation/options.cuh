@@ -17,8 +17,7 @@ struct Options {
   std::uint64_t seed = 1;  // of shuffled
   int workers = 1;         // host threads over which blocks are spread
   bool warpgroups = true;  // whether the device has what GpuWarpgroup asks for
-  /// Bytes of shared memory that a block may have: those of compute capability 8.0.
-  std::size_t shared_limit = 163 << 10;
+  std::size_t shared_limit = 227 << 10;  // bytes of shared memory that a block may have; 8.0: 163 KiB
   std::size_t memory_bytes = std::size_t{64} << 30;  // that the device has
 };
 

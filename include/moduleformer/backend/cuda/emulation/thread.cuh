@@ -125,8 +125,8 @@ class EmulatedThread {
   void publish_shared() const {}
   void begin_products() const {}
   template <int MajorA, int MajorB, int N>
-  void multiply_shared(float (&c)[N], SharedMatrix a, SharedMatrix b) const {
-    block_->products(index_).issue({c, 2 * N, a, b, MajorA, MajorB});
+  void multiply_shared(float (&c)[N], SharedMatrix a, SharedMatrix b, bool add) const {
+    block_->products(index_).issue({c, 2 * N, a, b, MajorA, MajorB, add});
   }
   void commit_products() const { block_->products(index_).commit(); }
   template <int N>

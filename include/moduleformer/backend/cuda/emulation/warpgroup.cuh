@@ -41,6 +41,7 @@ class ProductQueue {
     int columns;
     SharedMatrix a, b;
     int major_a, major_b;
+    bool add;  // to the sums, or else set them
   };
 
   void issue(Product const& product) {
@@ -110,6 +111,7 @@ class ProductQueue {
     Pending& pending = products_[number];
     float* const sums = pending.product.sums;
     std::copy(pending.before.begin(), pending.before.end(), sums);
+    if (!pending.product.add) std::fill_n(sums, pending.product.columns / 2, 0.0f);
     for (int i = 0; i < pending.product.columns / 2; ++i) {
       int const row = lane / 4 + i / 2 % 2 * 8, column = i / 4 * 8 + lane % 4 * 2 + i % 2;
       for (int k = 0; k < 16; ++k) sums[i] += a[row][k] * b[16 * column + k];

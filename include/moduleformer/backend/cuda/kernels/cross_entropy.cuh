@@ -28,10 +28,11 @@ struct CrossEntropyRows {
   T* d;
   double* losses;
   Index vocabulary;
+  Index stride;  // elements from row to row of logits and d
 
   template <class Thread>
   MODULEFORMER_DEVICE void operator()(Thread const& thread) const {
-    Index const row = thread.block(), begin = row * vocabulary, end = begin + vocabulary;
+    Index const row = thread.block(), begin = row * stride, end = begin + vocabulary;
     TokenId const label = labels[row];
     if (label == ignore_label) {
       if (thread.index() == 0) losses[row] = 0.0;

@@ -65,7 +65,9 @@ struct FewRowsProduct {
         for (int part = 0; part < sums_size / (rows * Tile::columns); ++part)
           MODULEFORMER_UNROLL
           for (int j = 0; j < width; ++j) values[j] += sums[(part * rows + r) * Tile::columns + in_tile + j];
-        epilogue.put(thread, epilogue.row(tile, tile.row + r), column, tile.column_end - column, values);
+        auto const of_row = epilogue.row(tile, tile.row + r);
+        int const left = tile.column_end - column;
+        epilogue.put(thread, of_row, epilogue.template fetch<width>(of_row, column, left), column, left, values);
       }
     }
   }

@@ -14,7 +14,6 @@ template <class T, Stored A, Stored B>
 struct FloatProduct {
   using Tile = T;
   static constexpr Stored stored_a = A, stored_b = B;
-  static constexpr bool asynchronous = false;
   static constexpr int grid = 16, down = Tile::rows / grid, across = Tile::columns / grid, depth = Tile::depth;
   static_assert(Tile::threads == grid * grid && depth % 4 == 0, "moduleformer: a float tile has 256 threads");
   using PartA = std::conditional_t<A == Stored::plain, SharedPart<float, Tile::rows, depth>,

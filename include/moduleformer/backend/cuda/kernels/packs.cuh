@@ -26,6 +26,35 @@ bool may_pack(T const*... data) {
   return ((reinterpret_cast<std::uintptr_t>(data) % alignof(Pack<T, N>) == 0) && ...);
 }
 
+/// N elements as words of memory. The compiler takes packs apart where they are loaded, and waits for them there; these
+/// wait until they are unpacked.
+template <class T, int N>
+struct alignas(Pack<T, N>) Words {
+  std::uint32_t words[N * sizeof(T) / 4];
+};
+
+/// The first N of `left` elements, zeros beyond them.
+template <int N, class T>
+MODULEFORMER_DEVICE Words<T, N> load_words(T const* from, Index left, bool packed) {
+  if (packed && left >= N) return *reinterpret_cast<Words<T, N> const*>(from);
+  Pack<T, N> pack;
+  MODULEFORMER_UNROLL
+  for (int i = 0; i < N; ++i) pack.values[i] = i < left ? from[i] : T(0.0f);
+  return __builtin_bit_cast(Words<T, N>, pack);
+}
+
+template <int N>
+MODULEFORMER_DEVICE void unpack(Words<float, N> const& pack, float (&x)[N]) {
+  MODULEFORMER_UNROLL
+  for (int i = 0; i < N; ++i) x[i] = __builtin_bit_cast(float, pack.words[i]);
+}
+template <int N>
+MODULEFORMER_DEVICE void unpack(Words<bfloat16, N> const& pack, float (&x)[N]) {
+  MODULEFORMER_UNROLL
+  for (int i = 0; i < N; ++i)
+    x[i] = __builtin_bit_cast(float, i % 2 == 0 ? pack.words[i / 2] << 16 : pack.words[i / 2] & 0xffff0000u);
+}
+
 /// x = the first N of `left` elements, zeros beyond them.
 template <int N, class T>
 MODULEFORMER_DEVICE void load(T const* from, Index left, bool packed, float (&x)[N]) {

@@ -2,12 +2,13 @@
 #pragma once
 // Product: C = A B by tiles, for dense and for ragged, gathered operands. Blocks walk over the tiles of a schedule;
 // a tile's operands come through shared memory in several stages, an engine (float_product.cuh,
-// tensor_product.cuh, warpgroup_product.cuh) multiplies them, and an epilogue gets the sums, 16 bytes of one row at a time, to do with
+// tensor_product.cuh) multiplies them, and an epilogue gets the sums, 16 bytes of one row at a time, to do with
 // them what the primitive says. Neither the order of a sum nor what a tile holds depends on the grid.
 //
 // An epilogue has `static constexpr bool adds` (a tile without terms changes nothing), `row_sums` (see below), and
-//   row(ProductTile, int row)                              what it needs for a row of the result
-//   put(Thread, that, int column, int left, float const (&sums)[W]) -> float   the first `left` count
+//   row(ProductTile, int row)                what it needs for a row of the result
+//   fetch<W>(that, int column, int left)     what it needs from memory there; the first `left` of W columns count
+//   put(Thread, row, fetched, int column, int left, float const (&sums)[W]) -> float
 // With row_sums, what put returns is added up over the tile's row and handed to row_sum(row, column tile, sum).
 
 #include <moduleformer/backend/cuda/kernels/expert_schedule.cuh>
@@ -28,8 +29,6 @@ struct Product {
   static constexpr int threads = Tile::threads, blocks_at_once = Tile::blocks;
   static constexpr int stages = Tile::stages, depth = Tile::depth, stage_size = PartA::size + PartB::size;
   static constexpr bool gathers = Schedule::gathers_contraction;
-  /// Stages that are under way while one is multiplied. Where products run on, the last one still reads its own.
-  static constexpr int ahead = Engine::asynchronous ? stages - 2 : stages - 1;
   /// Numbers of rows in shared memory: of a tile's slots, or of A's and B's terms of each stage.
   static constexpr int row_numbers = gathers ? 2 * stages * depth : Tile::rows;
   static_assert(gathers == (Engine::stored_a == Stored::transposed),
@@ -51,12 +50,6 @@ struct Product {
 
   template <class Thread>
   MODULEFORMER_DEVICE void operator()(Thread const& thread) const {
-    if constexpr (!Engine::asynchronous || Thread::has_warpgroups) run(thread);
-  }
-
- private:
-  template <class Thread>
-  MODULEFORMER_DEVICE void run(Thread const& thread) const {
     S* const stage = thread.template shared<S>();
     int* const numbers = reinterpret_cast<int*>(stage + stages * stage_size);
     int* const before = numbers + row_numbers;
@@ -73,6 +66,7 @@ struct Product {
     }
   }
 
+ private:
   /// Row of A (operand 0) or B (1) with term p of the contraction.
   MODULEFORMER_DEVICE int term_row(int operand, int p, int end) const {
     if (p >= end) return no_row;
@@ -92,30 +86,24 @@ struct Product {
     }
     thread.sync();  // the last tile's stages are free too
     MODULEFORMER_UNROLL
-    for (int step = 0; step < ahead; ++step) {
+    for (int step = 0; step < stages - 1; ++step) {
       if (step < steps) load_stage(thread, tile, step, stage, numbers);
       thread.commit_copies();
     }
     for (int step = 0; step < steps; ++step) {
-      thread.template wait_copies<ahead - 1>();
-      if constexpr (Engine::asynchronous) thread.publish_shared();
+      thread.template wait_copies<stages - 2>();
       thread.sync();
-      S const* const part = stage + step % stages * stage_size;
-      if constexpr (Engine::asynchronous) {
-        Engine::multiply(thread, part, part + PartA::size, sums);
-        thread.template wait_products<1>();  // the step before has been: its stage is free after the next barrier
-      }
-      if (step + ahead < steps) load_stage(thread, tile, step + ahead, stage, numbers);
+      if (step + stages - 1 < steps) load_stage(thread, tile, step + stages - 1, stage, numbers);
       thread.commit_copies();
-      int number = no_row;  // of the first step whose stage is this one's again; wanted only when that is loaded
+      int number = no_row;  // of the step after the one loaded now; wanted only when this one is multiplied
       if constexpr (gathers)
         if (int const i = thread.index(); i < 2 * depth)
           number = term_row(i / depth, tile.begin + (step + stages) * depth + i % depth, tile.end);
-      if constexpr (!Engine::asynchronous) Engine::multiply(thread, part, part + PartA::size, sums);
+      S const* const part = stage + step % stages * stage_size;
+      Engine::multiply(thread, part, part + PartA::size, sums);
       if constexpr (gathers)
         if (thread.index() < 2 * depth) numbers[step % stages * 2 * depth + thread.index()] = number;
     }
-    if constexpr (Engine::asynchronous) thread.template wait_products<0>();
   }
 
   template <class Thread>
@@ -163,7 +151,9 @@ struct Product {
         if (row < tile.row_end && column < tile.column_end) {
           float values[width];
           load<width>(slab + r * Engine::slab_stride + in_slab, width, true, values);
-          sum = epilogue.put(thread, epilogue.row(tile, row), column, tile.column_end - column, values);
+          auto const of_row = epilogue.row(tile, row);
+          int const left = tile.column_end - column;
+          sum = epilogue.put(thread, of_row, epilogue.template fetch<width>(of_row, column, left), column, left, values);
         }
         if constexpr (Epilogue::row_sums) {
           MODULEFORMER_UNROLL

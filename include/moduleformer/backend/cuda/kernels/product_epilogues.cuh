@@ -26,18 +26,31 @@ struct LinearEpilogue {
   [[nodiscard]] MODULEFORMER_DEVICE Out* row(ProductTile const&, int row) const {
     return y + static_cast<Index>(row) * columns;
   }
+  template <int W>
+  struct Fetched {
+    Words<S, W> bias;
+    Words<Out, W> before;
+  };
+  template <int W>
+  MODULEFORMER_DEVICE Fetched<W> fetch(Out const* row, int column, int left) const {
+    Fetched<W> fetched;
+    if (bias != nullptr) fetched.bias = load_words<W>(bias + column, left, packed);
+    if (add) fetched.before = load_words<W>(row + column, left, packed);
+    return fetched;
+  }
   template <int W, class Thread>
-  MODULEFORMER_DEVICE float put(Thread const& thread, Out* row, int column, int left, float const (&sums)[W]) const {
+  MODULEFORMER_DEVICE float put(Thread const& thread, Out* row, Fetched<W> const& fetched, int column, int left,
+                                float const (&sums)[W]) const {
     float values[W], other[W];
     MODULEFORMER_UNROLL
     for (int i = 0; i < W; ++i) values[i] = sums[i];
     if (bias != nullptr) {
-      load<W>(bias + column, left, packed, other);
+      unpack(fetched.bias, other);
       MODULEFORMER_UNROLL
       for (int i = 0; i < W; ++i) values[i] += other[i];
     }
     if (add) {
-      load<W>(row + column, left, packed, other);
+      unpack(fetched.before, other);
       MODULEFORMER_UNROLL
       for (int i = 0; i < W; ++i) values[i] += other[i];
     }
@@ -68,8 +81,13 @@ struct ExpertEpilogue {
     return {pre == nullptr ? nullptr : pre + static_cast<Index>(p) * columns,
             y + static_cast<Index>(y_row(p)) * columns, gate == nullptr ? 1.0f : gate[order[p]]};
   }
+  struct Fetched {};
+  template <int W>
+  MODULEFORMER_DEVICE Fetched fetch(Row const&, int, int) const {
+    return {};
+  }
   template <int W, class Thread>
-  MODULEFORMER_DEVICE float put(Thread const& thread, Row const& row, int column, int left, float const (&z)[W]) const {
+  MODULEFORMER_DEVICE float put(Thread const& thread, Row const& row, Fetched, int column, int left, float const (&z)[W]) const {
     if (row.pre != nullptr) store(thread, row.pre + column, left, packed, z);
     float values[W];
     MODULEFORMER_UNROLL
@@ -103,11 +121,16 @@ struct ExpertGradientEpilogue {
   [[nodiscard]] MODULEFORMER_DEVICE Row row(ProductTile const&, int p) const {
     return {static_cast<Index>(z_row(p)) * columns, gate == nullptr ? 1.0f : gate[order[p]]};
   }
+  template <int W>
+  MODULEFORMER_DEVICE Words<S, W> fetch(Row const& row, int column, int left) const {
+    return load_words<W>(z + row.place + column, left, packed);
+  }
   template <int W, class Thread>
-  MODULEFORMER_DEVICE float put(Thread const& thread, Row const& row, int column, int left, float const (&g)[W]) const {
+  MODULEFORMER_DEVICE float put(Thread const& thread, Row const& row, Words<S, W> const& fetched, int column, int left,
+                                float const (&g)[W]) const {
     float before[W], slope[W], value[W];
     float sum = 0;
-    load<W>(z + row.place + column, left, packed, before);
+    unpack(fetched, before);
     MODULEFORMER_UNROLL
     for (int i = 0; i < W; ++i) {
       auto const a = act(before[i]);
@@ -136,10 +159,15 @@ struct WeightEpilogue {
   [[nodiscard]] MODULEFORMER_DEVICE float* row(ProductTile const& tile, int row) const {
     return out + (static_cast<Index>(tile.batch) * rows + row) * columns;
   }
+  template <int W>
+  MODULEFORMER_DEVICE Words<float, W> fetch(float const* row, int column, int left) const {
+    return Add ? load_words<W>(row + column, left, packed) : Words<float, W>{};
+  }
   template <int W, class Thread>
-  MODULEFORMER_DEVICE float put(Thread const& thread, float* row, int column, int left, float const (&sums)[W]) const {
-    float values[W] = {};
-    if constexpr (Add) load<W>(row + column, left, packed, values);
+  MODULEFORMER_DEVICE float put(Thread const& thread, float* row, Words<float, W> const& before, int column, int left,
+                                float const (&sums)[W]) const {
+    float values[W];
+    unpack(before, values);
     MODULEFORMER_UNROLL
     for (int i = 0; i < W; ++i) values[i] += sums[i];
     store(thread, row + column, left, packed, values);

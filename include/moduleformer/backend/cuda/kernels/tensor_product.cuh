@@ -17,7 +17,6 @@ template <class T, Stored A, Stored B>
 struct TensorProduct {
   using Tile = T;
   static constexpr Stored stored_a = A, stored_b = B;
-  static constexpr bool asynchronous = false;
   static constexpr int depth = Tile::depth, across = Tile::columns / Tile::warp_columns;  // warps of a row
   static constexpr int down = Tile::warp_rows / 16, wide = Tile::warp_columns / 8;        // fragments of a warp
   static_assert(Tile::warp_rows % 16 == 0 && Tile::warp_columns % 16 == 0 && depth % 16 == 0,
