@@ -48,9 +48,12 @@ BOOST_AUTO_TEST_CASE(every_tile_size_is_tested) {
   BOOST_CHECK(detail::product_tile_size(15, 1, 63) == TileSize::small);
   BOOST_CHECK(detail::product_tile_size(17, 1, 65) == TileSize::medium);
   BOOST_CHECK(detail::product_tile_size(129, 1, 8385) == TileSize::large);
-  BOOST_TEST(detail::gradient_parts(16, 24, 2049) == 4);
-  BOOST_TEST(detail::gradient_parts(70, 72, 1100) == 2);
-  BOOST_CHECK(detail::gradient_tile_size(1, 1410, 1500) == TileSize::large);
+  BOOST_TEST(detail::dense_gradient_tiles(16, 24, 2049).parts == 4);
+  BOOST_TEST(detail::dense_gradient_tiles(70, 72, 1100).parts == 2);
+  BOOST_CHECK(detail::dense_gradient_tiles(70, 72, 1100).size == TileSize::medium);
+  BOOST_CHECK(detail::dense_gradient_tiles(1410, 1500, 30).size == TileSize::large);
+  BOOST_TEST(detail::dense_gradient_tiles(1030, 1030, 1100).parts == 2);
+  BOOST_CHECK(detail::dense_gradient_tiles(1030, 1030, 1100).size == TileSize::large);
 }
 
 template <class B>

@@ -64,8 +64,19 @@ struct GpuThread : GpuWarpgroup {
   __device__ float atomic_add(float* place, float value) const { return atomicAdd(place, value); }
   __device__ int atomic_add(int* place, int value) const { return atomicAdd(place, value); }
 
+  /// Four neighbouring floats, 16 aligned bytes, += a, b, c, d where they lie; nothing comes back to wait for.
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  static constexpr bool adds_in_memory = true;
+  __device__ void add_to_memory(float* place, float a, float b, float c, float d) const {
+    asm volatile("red.global.add.v4.f32 [%0], {%1, %2, %3, %4};" ::"l"(place), "f"(a), "f"(b), "f"(c), "f"(d) : "memory");
+  }
+#else
+  static constexpr bool adds_in_memory = false;
+  __device__ void add_to_memory(float*, float, float, float, float) const {}
+#endif
+
   // Asynchronous copies of 16 aligned bytes from global to shared memory. Only the first `bytes` (0 to 16) are
-  // read, the rest becomes 0. Issued copies form a group at commit_copies(); wait_copies<N>() waits until at
+  // read, the rest becomes 0; of none `global` may be anything. Issued copies form a group at commit_copies(); wait_copies<N>() waits until at
   // most the N newest groups of this thread are under way.
   __device__ void copy_async(void* shared, void const* global, int bytes = 16) const {
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(shared)), "l"(global), "r"(bytes)

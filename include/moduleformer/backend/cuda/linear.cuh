@@ -61,8 +61,8 @@ void dense_weight_gradient(CudaBackend<S, P>& backend, kernels::Operand<S> const
   Index const m = x.extent(0), n = dweight.extent(0), k = x.extent(1);
   expect_extents("linear_weight_gradient", "dweight", dweight, n, k);
   expect_product_sizes("linear_weight_gradient", m, n, k);
-  Index const parts = gradient_parts(n, k, m), depth = round_up(ceil_divide(m, parts), Index{64});
-  auto const size = gradient_tile_size(parts, n, k);
+  auto const [parts, size] = dense_gradient_tiles(n, k, m);
+  Index const depth = round_up(ceil_divide(m, parts), Index{64});
   kernels::ContractionSchedule const schedule{nullptr,          static_cast<int>(parts), static_cast<int>(n),
                                               static_cast<int>(k), static_cast<int>(depth), static_cast<int>(m)};
   if (parts == 1) {

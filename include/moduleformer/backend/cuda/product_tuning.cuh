@@ -63,9 +63,8 @@ struct ProductTiles<bfloat16> {
 #ifdef CONTR
   using LargeContraction = WarpgroupTile<128, 256, 4, 1>;
 #else
-  using LargeContraction = WarpgroupTile<128, 128, 3, 2>;
+  using LargeContraction = WarpgroupTile<128, 128, 3, 2>;  // whose epilogue moves as many bytes as all stages
 #endif
-//  // whose epilogue moves as many bytes as all stages
 };
 
 enum class TileSize { small, medium, large };
@@ -94,10 +93,21 @@ constexpr TileSize gradient_tile_size(Index matrices, Index rows, Index columns)
   return rows > 64 && columns > 64 && tiles >= wanted_product_tiles ? TileSize::large : TileSize::medium;
 }
 
-/// Parts that the contraction of a dense weight gradient is cut into where it has few tiles: 512 terms or more.
-constexpr Index gradient_parts(Index rows, Index columns, Index terms) {
-  Index const tiles = ceil_divide(rows, 64) * ceil_divide(columns, 64);
-  return std::clamp<Index>(2 * wanted_product_tiles / std::max<Index>(tiles, 1), 1, std::max<Index>(1, terms / 512));
+/// Parts that the contraction of a dense weight gradient is cut into where it has few tiles of `edge` squared: two tiles
+/// for each multiprocessor, 512 terms or more.
+constexpr Index gradient_parts(Index rows, Index columns, Index terms, Index edge) {
+  Index const tiles = std::max<Index>(ceil_divide(rows, edge) * ceil_divide(columns, edge), 1);
+  return std::clamp<Index>(2 * wanted_product_tiles / tiles, 1, std::max<Index>(1, terms / 512));
+}
+struct DenseGradientTiles {
+  Index parts;
+  TileSize size;
+};
+/// Large tiles if cutting the contraction makes enough of them.
+constexpr DenseGradientTiles dense_gradient_tiles(Index rows, Index columns, Index terms) {
+  Index const parts = gradient_parts(rows, columns, terms, 128);
+  if (gradient_tile_size(parts, rows, columns) == TileSize::large) return {parts, TileSize::large};
+  return {gradient_parts(rows, columns, terms, 64), TileSize::medium};
 }
 
 }  // namespace moduleformer::detail

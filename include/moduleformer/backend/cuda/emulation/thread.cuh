@@ -82,11 +82,18 @@ class EmulatedThread {
   float atomic_add(float* place, float value) const { return std::atomic_ref<float>(*place).fetch_add(value); }
   int atomic_add(int* place, int value) const { return std::atomic_ref<int>(*place).fetch_add(value); }
 
+  static constexpr bool adds_in_memory = true;
+  void add_to_memory(float* place, float a, float b, float c, float d) const {
+    if (!is_aligned(place)) block_->stop("add_to_memory: expected 16 aligned bytes");
+    float const values[] = {a, b, c, d};
+    for (int i = 0; i < 4; ++i) place[i] += values[i];
+  }
+
   /// The copy lands when the thread waits for it, and the destination is NaN until then.
   void copy_async(void* shared, void const* global, int bytes = 16, Where where = Where::current()) const {
     if (bytes < 0 || bytes > 16)
       block_->stop("copy_async at ", emulation::Place{where}, ": expected 0 to 16 bytes, found ", bytes);
-    if (!block_->in_shared(shared, 16) || block_->in_shared(global, 1))
+    if (!block_->in_shared(shared, 16) || (bytes > 0 && block_->in_shared(global, 1)))
       block_->stop("copy_async at ", emulation::Place{where},
                    ": expected a copy into the block's shared memory, from outside");
     if (!is_aligned(shared) || (bytes > 0 && !is_aligned(global)))

@@ -67,7 +67,7 @@ struct FewRowsProduct {
           for (int j = 0; j < width; ++j) values[j] += sums[(part * rows + r) * Tile::columns + in_tile + j];
         auto const of_row = epilogue.row(tile, tile.row + r);
         int const left = tile.column_end - column;
-        epilogue.put(thread, of_row, epilogue.template fetch<width>(of_row, column, left), column, left, values);
+        epilogue.put(thread, of_row, epilogue.template fetch<width>(thread, of_row, column, left), column, left, values);
       }
     }
   }

@@ -7,7 +7,7 @@
 //
 // An epilogue has `static constexpr bool adds` (a tile without terms changes nothing), `row_sums` (see below), and
 //   row(ProductTile, int row)                what it needs for a row of the result
-//   fetch<W>(that, int column, int left)     what it needs from memory there; the first `left` of W columns count
+//   fetch<W>(Thread, that, int column, int left)   what it needs from memory there; the first `left` of W columns count
 //   put(Thread, row, fetched, int column, int left, float const (&sums)[W]) -> float
 // With row_sums, what put returns is added up over the tile's row and handed to row_sum(row, column tile, sum).
 
@@ -153,7 +153,7 @@ struct Product {
           load<width>(slab + r * Engine::slab_stride + in_slab, width, true, values);
           auto const of_row = epilogue.row(tile, row);
           int const left = tile.column_end - column;
-          sum = epilogue.put(thread, of_row, epilogue.template fetch<width>(of_row, column, left), column, left, values);
+          sum = epilogue.put(thread, of_row, epilogue.template fetch<width>(thread, of_row, column, left), column, left, values);
         }
         if constexpr (Epilogue::row_sums) {
           MODULEFORMER_UNROLL

@@ -31,8 +31,8 @@ struct LinearEpilogue {
     Words<S, W> bias;
     Words<Out, W> before;
   };
-  template <int W>
-  MODULEFORMER_DEVICE Fetched<W> fetch(Out const* row, int column, int left) const {
+  template <int W, class Thread>
+  MODULEFORMER_DEVICE Fetched<W> fetch(Thread const&, Out const* row, int column, int left) const {
     Fetched<W> fetched;
     if (bias != nullptr) fetched.bias = load_words<W>(bias + column, left, packed);
     if (add) fetched.before = load_words<W>(row + column, left, packed);
@@ -82,8 +82,8 @@ struct ExpertEpilogue {
             y + static_cast<Index>(y_row(p)) * columns, gate == nullptr ? 1.0f : gate[order[p]]};
   }
   struct Fetched {};
-  template <int W>
-  MODULEFORMER_DEVICE Fetched fetch(Row const&, int, int) const {
+  template <int W, class Thread>
+  MODULEFORMER_DEVICE Fetched fetch(Thread const&, Row const&, int, int) const {
     return {};
   }
   template <int W, class Thread>
@@ -121,8 +121,8 @@ struct ExpertGradientEpilogue {
   [[nodiscard]] MODULEFORMER_DEVICE Row row(ProductTile const&, int p) const {
     return {static_cast<Index>(z_row(p)) * columns, gate == nullptr ? 1.0f : gate[order[p]]};
   }
-  template <int W>
-  MODULEFORMER_DEVICE Words<S, W> fetch(Row const& row, int column, int left) const {
+  template <int W, class Thread>
+  MODULEFORMER_DEVICE Words<S, W> fetch(Thread const&, Row const& row, int column, int left) const {
     return load_words<W>(z + row.place + column, left, packed);
   }
   template <int W, class Thread>
@@ -159,9 +159,12 @@ struct WeightEpilogue {
   [[nodiscard]] MODULEFORMER_DEVICE float* row(ProductTile const& tile, int row) const {
     return out + (static_cast<Index>(tile.batch) * rows + row) * columns;
   }
-  template <int W>
-  MODULEFORMER_DEVICE Words<float, W> fetch(float const* row, int column, int left) const {
-    return Add ? load_words<W>(row + column, left, packed) : Words<float, W>{};
+  struct Nothing {};
+  // Each element has one adder, so that a device which adds in memory still gives the same bits.
+  template <int W, class Thread>
+  MODULEFORMER_DEVICE auto fetch(Thread const&, float const* row, int column, int left) const {
+    if constexpr (Add && !Thread::adds_in_memory) return load_words<W>(row + column, left, packed);
+    else return Nothing{};
   }
   template <int W, class Thread>
   MODULEFORMER_DEVICE float put(Thread const& thread, float* row, Words<float, W> const& before, int column, int left,
@@ -171,6 +174,18 @@ struct WeightEpilogue {
     MODULEFORMER_UNROLL
     for (int i = 0; i < W; ++i) values[i] += sums[i];
     store(thread, row + column, left, packed, values);
+    return 0;
+  }
+  template <int W, class Thread>
+  MODULEFORMER_DEVICE float put(Thread const& thread, float* row, Nothing, int column, int left, float const (&sums)[W]) const {
+    if constexpr (!Add) {
+      store(thread, row + column, left, packed, sums);
+    } else if (packed && left >= W) {
+      MODULEFORMER_UNROLL
+      for (int i = 0; i < W; i += 4) thread.add_to_memory(row + column + i, sums[i], sums[i + 1], sums[i + 2], sums[i + 3]);
+    } else {
+      put(thread, row, load_words<W>(row + column, left, packed), column, left, sums);
+    }
     return 0;
   }
 };

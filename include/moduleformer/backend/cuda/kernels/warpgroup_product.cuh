@@ -305,13 +305,13 @@ struct WarpgroupProduct {
   MODULEFORMER_DEVICE void finish(Thread const& thread, ProductTile const& tile, Shared const& shared, Sums const& sums) const {
     constexpr int width = pack_size<S>, across = columns / 64, at_once = 4, rounds = 8 / at_once;  // rows of a slab
     int const first = 16 * thread.warp() + thread.lane() / 8, in_slab = thread.lane() % 8 * width;
-    using Fetched = decltype(epilogue.template fetch<width>(shared.rows[0][0], 0, 0));
+    using Fetched = decltype(epilogue.template fetch<width>(thread, shared.rows[0][0], 0, 0));
     // One slab ahead; with two blocks the registers are the other block's, which works meanwhile.
     Fetched now[rounds], then[rounds];
     auto const fetch = [&](int slab, int i, Fetched& to) {
       int const row = first + slab / across * 8 + i * at_once, column = tile.column + slab % across * 64 + in_slab;
       if (tile.row + row < tile.row_end && column < tile.column_end)
-        to = epilogue.template fetch<width>(shared.rows[0][row], column, tile.column_end - column);
+        to = epilogue.template fetch<width>(thread, shared.rows[0][row], column, tile.column_end - column);
     };
     if constexpr (loads_early) {
       MODULEFORMER_UNROLL
