@@ -108,7 +108,7 @@ Results measure(Options const& o, Model& model) {
       model.gradients(session, batch, gradient);
       double const t2 = bench::now();
       mf::AdamWStep numbers = adamw.step_numbers(adamw.learning_rate, i + 1);
-      mf::measure_gradient(session.backend(), adamw, model.table(), gradient, {}, {&norm, {1}}, {&numbers, {1}});
+      mf::measure_gradient(session.backend(), adamw, gradient, {}, {&norm, {1}}, {&numbers, {1}});
       mf::update(session.backend(), adamw, {&numbers, {1}}, gradient, state, model);
       double const t3 = bench::now();
       if (i == 0) continue;  // warm-up

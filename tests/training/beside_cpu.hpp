@@ -91,7 +91,7 @@ class RoutedRun {
     AdamW const optimizer{.learning_rate = 1e-2};
     AdamWStep const numbers = optimizer.step_numbers(optimizer.learning_rate, i + 1);
     from_host(session_.backend(), &numbers, step_numbers_.view());
-    measure_gradient(session_.backend(), optimizer, model_.table(), gradient_, {}, norm_.view(), step_numbers_.view());
+    measure_gradient(session_.backend(), optimizer, gradient_, {}, norm_.view(), step_numbers_.view());
     update(session_.backend(), optimizer, step_numbers_.view(), gradient_, state_, model_);
     return loss;
   }

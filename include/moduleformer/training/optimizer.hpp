@@ -142,33 +142,71 @@ struct ClipFactor {
 
 }  // namespace detail
 
-/// sum[0] = the squared norm of the gradient of all trainable rows, summed in the table's order; step[0].clip = the clip
-/// factor, not a number if the norm or one of the losses is not finite. All in backend memory.
+/// sum[0] = the squared norm of the gradient of all trainable rows; step[0].clip = the clip factor, not a number if the
+/// norm or one of the losses is not finite. All in backend memory. What lies between the segments must be 0.
 template <Backend B, class Gradient>
-void measure_gradient(B& backend, AdamW const& optimizer, ParameterTable const& table, Gradient const& gradient,
-                      Vector<double const> losses, Vector<double> sum, Vector<AdamWStep> step) {
+void measure_gradient(B& backend, AdamW const& optimizer, Gradient const& gradient, Vector<double const> losses,
+                      Vector<double> sum, Vector<AdamWStep> step) {
   invoke(backend, detail::SetZero{sum});
-  for (Segment const& s : table.segments())
-    if (s.trainable_size() > 0) squared_norm(backend, gradient.segment(s), sum);
+  if (gradient.values().size() > 0) squared_norm(backend, gradient.values(), sum);
   invoke(backend, detail::ClipFactor{optimizer.clip_norm, losses, sum.data(), step.data()});
 }
+
+namespace detail {
+
+/// What an update of some rows reads and writes.
+template <Backend B>
+struct UpdatedRange {
+  using A = typename B::Accumulator;
+  Vector<A const> gradient;
+  Vector<A> weight;
+  Vector<typename B::Scalar> rounded;  // or null
+  Vector<A> first, second;
+  bool decays = false;
+
+  /// Takes what follows in every array, if the same decay is for it.
+  [[nodiscard]] bool join(UpdatedRange const& next) {
+    auto const follows = [&](auto const& mine, auto const& theirs) { return mine.data() + mine.size() == theirs.data(); };
+    if (decays != next.decays || !follows(gradient, next.gradient) || !follows(weight, next.weight) ||
+        !follows(first, next.first) || !follows(second, next.second) ||
+        (rounded ? !next.rounded || !follows(rounded, next.rounded) : static_cast<bool>(next.rounded)))
+      return false;
+    auto const grow = [&](auto& mine, auto const& theirs) { mine = {mine.data(), {mine.size() + theirs.size()}}; };
+    grow(gradient, next.gradient);
+    grow(weight, next.weight);
+    if (rounded) grow(rounded, next.rounded);
+    grow(first, next.first);
+    grow(second, next.second);
+    return true;
+  }
+};
+
+}  // namespace detail
 
 /// One update of a model's trainable rows by what step[0], in backend memory, says; see AdamW::step_numbers.
 template <Backend B, class Model>
 void update(B& backend, AdamW const& optimizer, Vector<AdamWStep const> step, typename Model::Gradient const& gradient,
             AdamWState<B>& state, Model& model) {
   using A = typename B::Accumulator;
+  detail::UpdatedRange<B> range;
+  auto const run = [&] {
+    if (range.gradient.size() > 0)
+      adamw(backend, {optimizer.beta1, optimizer.beta2, optimizer.epsilon, range.decays ? optimizer.weight_decay : 0}, step,
+            range.gradient, range.weight, range.rounded, range.first, range.second);
+  };
   for (std::size_t i = 0; i < model.table().count(); ++i) {
     Segment const& s = model.table()[i];
     if (s.trainable_size() == 0) continue;
-    AdamWConstants const constants{optimizer.beta1, optimizer.beta2, optimizer.epsilon,
-                                   optimizer.decays(s) ? optimizer.weight_decay : 0};
     auto const rows = [&]<class T>(Vector<T> all) {
       return all ? all.rows(s.trainable_begin * s.row_size(), s.trainable_size()) : all;
     };
-    adamw(backend, constants, step, gradient.segment(s), Vector<A>(rows(model.writable(i))), rows(model.rounded(i)),
-          state.first(s), state.second(s));
+    detail::UpdatedRange<B> const next{gradient.segment(s), Vector<A>(rows(model.writable(i))), rows(model.rounded(i)),
+                                       state.first(s),      state.second(s),                    optimizer.decays(s)};
+    if (range.join(next)) continue;
+    run();
+    range = next;
   }
+  run();
 }
 
 }  // namespace moduleformer

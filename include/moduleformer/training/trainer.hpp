@@ -213,7 +213,7 @@ class Trainer {
     B& backend = session_.backend();
     backend.workspace().release({});  // scratch lies at the same places after batches of any size: see Repeated
     auto const work = [&] {
-      measure_gradient(backend, optimizer_, model_->table(), gradient_, losses, numbers_.view().rows(0, 1), step_numbers_.view());
+      measure_gradient(backend, optimizer_, gradient_, losses, numbers_.view().rows(0, 1), step_numbers_.view());
       invoke(backend, detail::StayFailed{step_numbers_.data(), failed_.data()});
       update(backend, optimizer_, step_numbers_.view(), gradient_, moments_, *model_);
     };
