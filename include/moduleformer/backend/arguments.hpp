@@ -42,6 +42,7 @@ struct AttentionExtents {
   Index head_size = 1;       // d
   Index rows_per_token = 1;  // K
   double stop_below = 0;     // stop a row when the stick left is below this; 0 is exact
+  Index most_keys = 0;       // that a sequence has, where the caller knows a bound; 0: none known
 };
 
 /// A family of random numbers whose seed and step lie in backend memory: what changes from step to step is read there,

@@ -5,6 +5,7 @@
 
 #include <moduleformer/backend/backend.hpp>
 #include <moduleformer/backend/checks.hpp>
+#include <moduleformer/backend/cuda/attention_products.cuh>
 #include <moduleformer/backend/cuda/cuda.cuh>
 #include <moduleformer/backend/cuda/kernels/attention_float_product.cuh>
 #include <moduleformer/backend/cuda/kernels/attention_tensor_product.cuh>
@@ -129,6 +130,9 @@ void stick_breaking_forward(CudaBackend<S, P>& backend, StickBreakingVariant var
                          Kernel::shared_bytes);
         }))
       return;
+    auto const matrix = detail::score_matrix(shape, extents.most_keys, k.extent(0), 6);
+    if (aligned && extents.head_size % 8 == 0 && matrix.rows > 0)
+      return detail::attend_by_products(backend, call, matrix);
   }
   Scope const scope{backend.workspace()};
   detail::with_attention_product<S>(

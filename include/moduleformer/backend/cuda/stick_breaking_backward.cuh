@@ -54,6 +54,10 @@ void attend_backward(CudaBackend<S, P>& backend, StickBreakingVariant variant, A
   using Units = AttentionUnits<S>;
   auto& workspace = backend.workspace();
   Scope const scope{workspace};
+  bool const aligned = kernels::may_pack<8>(dy.data(), q.data(), k.data(), v.data(), dq.data(), dk.data(), dv.data());
+  ScoreMatrix matrix{};  // heads that no fused kernel has
+  if (std::is_same_v<S, bfloat16> && aligned && extents.head_size % 8 == 0 && !with_tensor_head(extents.head_size, [](auto) {}))
+    matrix = score_matrix(shape, extents.most_keys, k.extent(0), 12);
   kernels::StickBreakingBackwardCall<S> call{
       shape,
       dy.data(),
@@ -68,18 +72,19 @@ void attend_backward(CudaBackend<S, P>& backend, StickBreakingVariant variant, A
       nullptr,
       nullptr,
       nullptr,
-      variant.keep_remainder ? workspace.template allocate<float>(shape.rows, extents.heads).data() : nullptr,
-      allocate_states(workspace, shape, k.extent(0), state_bytes),
+      variant.keep_remainder && matrix.rows == 0 ? workspace.template allocate<float>(shape.rows, extents.heads).data() : nullptr,
+      matrix.rows == 0 ? allocate_states(workspace, shape, k.extent(0), state_bytes) : kernels::StatePlaces{},
       attention_scale<Units>(extents.head_size),
       attention_scale<kernels::NaturalUnits>(extents.head_size),
       false,
       k.extent(0)};
+  if constexpr (std::is_same_v<S, bfloat16>)
+    if (matrix.rows > 0) return attend_backward_by_products(backend, call, matrix);
   backend.launch(kernels::PlanStates{shape, call.places}, 1);
   auto const launch = [&](auto queries, auto keys, std::size_t query_bytes, std::size_t key_bytes) {
     backend.launch(queries, call.template query_blocks<decltype(queries)::threads>(), query_bytes);
     backend.launch(keys, call.key_blocks(), key_bytes);
   };
-  bool const aligned = kernels::may_pack<8>(dy.data(), q.data(), k.data(), v.data(), dq.data(), dk.data(), dv.data());
   if constexpr (std::is_same_v<S, bfloat16>) {
     if (aligned && with_tensor_head(extents.head_size, [&](auto d) {
           using Queries = kernels::StickBreakingTensorQueryGradient<d>;

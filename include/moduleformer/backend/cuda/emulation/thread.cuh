@@ -86,7 +86,7 @@ class EmulatedThread {
   void add_to_memory(float* place, float a, float b, float c, float d) const {
     if (!is_aligned(place)) block_->stop("add_to_memory: expected 16 aligned bytes");
     float const values[] = {a, b, c, d};
-    for (int i = 0; i < 4; ++i) place[i] += values[i];
+    for (int i = 0; i < 4; ++i) (void)atomic_add(place + i, values[i]);
   }
 
   /// The copy lands when the thread waits for it, and the destination is NaN until then.

@@ -58,6 +58,7 @@ struct Product {
     Index const tiles = schedule.template tiles<Tile>(before);
     for (Index number = thread.block(); number < tiles; number += thread.blocks()) {
       ProductTile const tile = schedule.template tile<Tile>(before, number);
+      if (!tile.exists()) continue;
       if (Epilogue::adds && tile.begin >= tile.end) continue;
       typename Engine::Sums sums{};
       multiply(thread, tile, stage, numbers, sums);
@@ -110,7 +111,7 @@ struct Product {
   MODULEFORMER_DEVICE void load_stage(Thread const& thread, ProductTile const& tile, int step, S* stage,
                                       int const* numbers) const {
     S* const to = stage + step % stages * stage_size;
-    S const* const from_a = a.data + tile.batch * a.batch_stride;
+    S const* const from_a = a.data + tile.batch * a.batch_stride - tile.a_origin;
     S const* const from_b = b.data + tile.batch * b.batch_stride;
     int const term = tile.begin + step * depth;
     if constexpr (gathers) {

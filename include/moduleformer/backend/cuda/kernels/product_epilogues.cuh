@@ -23,8 +23,8 @@ struct LinearEpilogue {
   bool add;
   bool packed;
 
-  [[nodiscard]] MODULEFORMER_DEVICE Out* row(ProductTile const&, int row) const {
-    return y + static_cast<Index>(row) * columns;
+  [[nodiscard]] MODULEFORMER_DEVICE Out* row(ProductTile const& tile, int row) const {
+    return y + static_cast<Index>(row) * columns - tile.c_origin;
   }
   template <int W>
   struct Fetched {

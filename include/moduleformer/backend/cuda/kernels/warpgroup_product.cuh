@@ -108,17 +108,16 @@ struct WarpgroupProduct {
     Shared shared = places(thread);
     schedule.template prepare<Tile>(thread, shared.before);
     thread.sync();
-    Index const tiles = schedule.template tiles<Tile>(shared.before);
     Index number = thread.block();
-    if (number >= tiles) return;
-    ProductTile tile = schedule.template tile<Tile>(shared.before, number);
+    ProductTile tile, next;
+    if (!find_tile(thread, shared, number, tile)) return;
     note_rows(thread, tile, shared, 0);
     thread.sync();
     Loads loads;
     begin_loading(thread, tile, shared, 0, loads);
-    for (;; number += thread.blocks()) {
-      bool const more = number + thread.blocks() < tiles;
-      ProductTile const next = more ? schedule.template tile<Tile>(shared.before, number + thread.blocks()) : ProductTile{};
+    for (;;) {
+      number += thread.blocks();
+      bool const more = find_tile(thread, shared, number, next);
       Sums sums;
       multiply(thread, tile, next, more, shared, loads, sums);
       thread.sync();  // nobody reads the stages any more
@@ -133,6 +132,15 @@ struct WarpgroupProduct {
       swap(shared.rows[0], shared.rows[1]);
       swap(shared.numbers[0], shared.numbers[1]);
     }
+  }
+  /// The block's first tile from `number` on that exists.
+  template <class Thread>
+  MODULEFORMER_DEVICE bool find_tile(Thread const& thread, Shared const& shared, Index& number, ProductTile& tile) const {
+    for (Index const tiles = schedule.template tiles<Tile>(shared.before); number < tiles; number += thread.blocks()) {
+      tile = schedule.template tile<Tile>(shared.before, number);
+      if (tile.exists()) return true;
+    }
+    return false;
   }
   template <class X>
   static MODULEFORMER_DEVICE void swap(X*& x, X*& y) {
@@ -169,7 +177,7 @@ struct WarpgroupProduct {
   MODULEFORMER_DEVICE void begin_loading(Thread const& thread, ProductTile const& tile, Shared const& shared, int which,
                                          Loads& loads) const {
     int const steps = steps_of(tile);
-    S const* const from_a = a.data + tile.batch * a.batch_stride;
+    S const* const from_a = a.data + tile.batch * a.batch_stride - tile.a_origin;
     S const* const from_b = b.data + tile.batch * b.batch_stride;
     int const a_column = chunk_column<PartA>(thread), b_column = chunk_column<PartB>(thread);
     if constexpr (plain_a) {
@@ -280,7 +288,7 @@ struct WarpgroupProduct {
   template <class Thread>
   MODULEFORMER_DEVICE void load_unaligned_stage(Thread const& thread, ProductTile const& tile, int step, S* to,
                                                 int const* numbers) const {
-    S const* const from_a = a.data + tile.batch * a.batch_stride;
+    S const* const from_a = a.data + tile.batch * a.batch_stride - tile.a_origin;
     S const* const from_b = b.data + tile.batch * b.batch_stride;
     int const term = tile.begin + step * depth;
     if constexpr (gathers) {
