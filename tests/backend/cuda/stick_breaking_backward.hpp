@@ -35,7 +35,8 @@ BOOST_AUTO_TEST_CASE_TEMPLATE(definition, B, Backends) {
 BOOST_AUTO_TEST_CASE_TEMPLATE(orders_of_threads_give_the_same_bits, B, Backends) {
   using S = typename B::Scalar;
   for (auto const& c :
-       {single(70, 90, 1, 16, 2), single(5, 5, 2, 72, 1), single(35, 40, 1, 64, 2), single(140, 140, 1, 32, 2)}) {
+       {single(70, 90, 1, 16, 2), single(5, 5, 2, 72, 1), single(35, 40, 1, 64, 2), single(140, 140, 1, 32, 2),
+        single(70, 140, 2, 136, 2)}) {
     auto const in = stored_inputs<S>(c, 6);
     (void)in_all_orders<B>([&](Device<B>& device) {
       auto all = attend(device, c, {true, true}, in, {.gradients = true});
@@ -48,9 +49,9 @@ BOOST_AUTO_TEST_CASE_TEMPLATE(orders_of_threads_give_the_same_bits, B, Backends)
 
 BOOST_AUTO_TEST_CASE_TEMPLATE(early_stop, B, Backends) {
   using S = typename B::Scalar;
-  auto c = single(200, 250, 1, 16, 2);
-  auto const in = stored_inputs<S>(c, 23, 1);
+  for (auto c : {single(200, 250, 1, 16, 2), single(30, 1100, 1, 136, 2)})
   for (auto const variant : variants) {
+    auto const in = stored_inputs<S>(c, 23, 1);
     c.extents.stop_below = sizeof(S) == 4 ? 0x1p-40 : 0x1p-24;
     auto const found = attend<B>(c, variant, in, {.gradients = true});
     BOOST_TEST(found.stop.back() > 0);
@@ -86,7 +87,7 @@ BOOST_AUTO_TEST_CASE_TEMPLATE(large_logits, B, Backends) {
 // Keys and values that are one matrix, as are their gradients.
 BOOST_AUTO_TEST_CASE_TEMPLATE(shared_keys, B, Backends) {
   using S = typename B::Scalar;
-  for (Index const size : {40, 64, 72}) {
+  for (Index const size : {40, 64, 72, 136}) {
     auto const c = single(100, 100, 1, size, 2);
     auto in = stored_inputs<S>(c, 25);
     in.v = in.k;
@@ -117,7 +118,7 @@ BOOST_AUTO_TEST_CASE_TEMPLATE(few_states, B, Backends) {
 // A prompt that two continuations share.
 BOOST_AUTO_TEST_CASE_TEMPLATE(sequences_may_share_keys, B, Backends) {
   using S = typename B::Scalar;
-  for (Index const size : {12, 32}) {
+  for (Index const size : {12, 32, 136}) {
     AttentionCase const c{{1, size, 2, 0}, {{0, 3, 0, 80}, {3, 40, 0, 80}, {43, 5, 70, 30}}, 48, 100};
     auto const in = stored_inputs<S>(c, 29);
     check_gradients<S>(attend<B>(c, {false, true}, in, {.gradients = true}), reference(c, {false, true}, in));

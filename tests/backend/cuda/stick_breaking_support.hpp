@@ -52,6 +52,9 @@ inline std::vector<AttentionCase> tensor_cases() {
   std::vector<AttentionCase> cases;
   cases.push_back(single(70, 70, 1, 136, 2));
   cases.push_back(single(9, 70, 1, 1024, 1));
+  // Of wide heads scores are whole rows: more keys than a warp breaks at a time, several sequences and heads.
+  cases.push_back(single(40, 600, 1, 136, 2));
+  cases.push_back({{2, 144, 2, 0}, {{1, 9, 0, 9}, {12, 66, 9, 66}, {80, 0, 77, 3}, {80, 1, 83, 140}}, 88, 230});
   for (Index const size : {32, 64, 96, 128}) {
     cases.push_back(single(1, 1, 1, size, 1));
     cases.push_back(single(65, 129, 2, size, 1));

@@ -20,6 +20,9 @@ namespace moduleformer::detail {
 /// Bytes that scores and what becomes of them may take.
 inline constexpr Index most_score_bytes = Index{2} << 30;
 
+/// Heads up to this size have fused kernels, or take them block by block.
+inline constexpr Index widest_fused_head = 128;
+
 /// The sequences' longest, as far as is known, and the elements of a row of scores; no rows: the call must go another way.
 struct ScoreMatrix {
   Index longest = 0;
@@ -30,7 +33,9 @@ struct ScoreMatrix {
 inline ScoreMatrix score_matrix(kernels::AttentionShape const& shape, Index most_keys, Index keys, Index bytes_each) {
   Index const longest = most_keys > 0 ? std::min(most_keys, keys) : keys, stride = round_up(longest, Index{128});
   Index const groups = ceil_divide(longest * shape.slots, kernels::ScoreRows::size);  // a query is a key, too
-  if (longest == 0 || shape.rows > most_score_bytes / (bytes_each * stride)) return {};
+  if (shape.head_size <= widest_fused_head || shape.head_size % 8 != 0 || longest == 0 ||
+      shape.rows > most_score_bytes / (bytes_each * stride))
+    return {};
   return {longest, stride, shape.rows, {shape, static_cast<int>(groups)}};
 }
 

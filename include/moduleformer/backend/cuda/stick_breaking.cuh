@@ -131,7 +131,7 @@ void stick_breaking_forward(CudaBackend<S, P>& backend, StickBreakingVariant var
         }))
       return;
     auto const matrix = detail::score_matrix(shape, extents.most_keys, k.extent(0), 6);
-    if (aligned && extents.head_size % 8 == 0 && matrix.rows > 0)
+    if (aligned && matrix.rows > 0)
       return detail::attend_by_products(backend, call, matrix);
   }
   Scope const scope{backend.workspace()};

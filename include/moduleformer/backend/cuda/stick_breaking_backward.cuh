@@ -55,9 +55,8 @@ void attend_backward(CudaBackend<S, P>& backend, StickBreakingVariant variant, A
   auto& workspace = backend.workspace();
   Scope const scope{workspace};
   bool const aligned = kernels::may_pack<8>(dy.data(), q.data(), k.data(), v.data(), dq.data(), dk.data(), dv.data());
-  ScoreMatrix matrix{};  // heads that no fused kernel has
-  if (std::is_same_v<S, bfloat16> && aligned && extents.head_size % 8 == 0 && !with_tensor_head(extents.head_size, [](auto) {}))
-    matrix = score_matrix(shape, extents.most_keys, k.extent(0), 12);
+  ScoreMatrix const matrix = std::is_same_v<S, bfloat16> && aligned
+                                 ? score_matrix(shape, extents.most_keys, k.extent(0), 12) : ScoreMatrix{};
   kernels::StickBreakingBackwardCall<S> call{
       shape,
       dy.data(),
