@@ -31,7 +31,7 @@ struct AttentionData {
         log_stick(a.template allocate<float>(s.tokens * s.rows_per_token, s.heads)),
         stop(a.template allocate<std::int32_t>(s.tokens * s.rows_per_token, s.heads)),
         sequences(a.sequences(s.tokens, s.length, keys)),
-        extents{s.heads, s.head_size, s.rows_per_token, stop_below} {
+        extents{s.heads, s.head_size, s.rows_per_token, stop_below, keys > 0 ? keys : s.length} {
     auto const root = static_cast<float>(std::sqrt(-mean * std::sqrt(static_cast<double>(s.head_size))));
     if (mean < 0) {
       a.set_columns(q, s.head_size, root);

@@ -9,6 +9,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <bit>
 #include <vector>
 
 namespace moduleformer {
@@ -105,6 +106,13 @@ struct PackedTokens {
   Index batch_size = 0;                  // B*T
 
   [[nodiscard]] Index tokens() const { return static_cast<Index>(ids.size()); }
+
+  /// A bound on the keys of a sequence: a power of two, so that work recorded for it serves batches of other lengths.
+  [[nodiscard]] Index most_keys() const {
+    Index longest = 1;
+    for (Sequence const& s : sequences) longest = std::max(longest, s.key_count);
+    return static_cast<Index>(std::bit_ceil(static_cast<std::uint64_t>(longest)));
+  }
 
   /// Packs a checked batch. With with_targets, also checks targets against the vocabulary.
   void pack(Batch const& batch, Index vocab_size, bool with_targets) {

@@ -169,7 +169,7 @@ class Model {
       auto const number = [](auto const* place) { return static_cast<std::uint64_t>(reinterpret_cast<std::uintptr_t>(place)); };
       std::uint64_t const key[] = {serial_number(), session.serial_number(), static_cast<std::uint64_t>(run.input.ids.size()),
                                    static_cast<std::uint64_t>(run.input.sequences.size()), number(gradient.values().data()),
-                                   number(sums.data()), training ? 1u : 0u};
+                                   number(sums.data()), static_cast<std::uint64_t>(run.pass.most_keys), training ? 1u : 0u};
       (*repeated)(session.backend(), key, work);
     }
     return run.counted;
@@ -195,6 +195,7 @@ class Model {
     cache.prepare(extensions, config().vocab_size, session.packed, session.rows);
     Pass<B> pass{backend, state_->settings};
     pass.losses = false;
+    pass.most_keys = cache.capacity();
     typename TransformerType::Input input = upload(pass, session.packed);
     input.caches = cache.layers().data();
     HeadInput const head{{}, upload_vector(pass, session.rows)};
@@ -258,6 +259,7 @@ class Model {
       pass.backend.workspace().release({});
       batch.check(model.config().vocab_size);
       session.packed.pack(batch, model.config().vocab_size, with_targets && !Head::classifies);
+      pass.most_keys = session.packed.most_keys();
       input = model.upload(pass, session.packed);
       input.kept = &session.kept;
       counted = session.packed.counted;

@@ -34,6 +34,7 @@ struct Pass {
   bool training = false;  // dropout and sampled slots are active
   bool losses = true;     // routers sum their statistics and make their losses
   PassNumbers const* numbers = nullptr;  // in backend memory
+  Index most_keys = 0;  // of a sequence, a bound; 0: none is known
   Index layer = 0;
   RandomSite router_site = RandomSite::attention_router;  // of the router that runs
 

@@ -81,7 +81,9 @@ class Attention {
   /// One head as wide as the model: keys and values are the layer's input.
   [[nodiscard]] constexpr bool shared_keys() const { return heads_ == 1 && width_ == hidden_size_; }
   [[nodiscard]] StickBreakingVariant variant() const { return policies_->attention.variant(); }
-  [[nodiscard]] AttentionExtents extents() const { return {heads_, width_ / heads_, router_.top_k(), stop_below()}; }
+  [[nodiscard]] AttentionExtents extents(Index most_keys = 0) const {
+    return {heads_, width_ / heads_, router_.top_k(), stop_below(), most_keys};
+  }
 
   /// x (N,D), y (P,D). Without a cache, sequences name rows of x for both queries and keys; with one, their
   /// keys are rows of the cache, the new ones at each sequence's end.
@@ -113,7 +115,7 @@ class Attention {
       context.log_stick = pass.template allocate<A>(plan.slots(), heads_);
       context.stop = pass.template allocate<std::int32_t>(plan.slots(), heads_);
     }
-    stick_breaking_forward(backend, variant(), extents(), sequences, context.q, context.k, context.v, context.o,
+    stick_breaking_forward(backend, variant(), extents(pass.most_keys), sequences, context.q, context.k, context.v, context.o,
                            context.log_stick, context.stop);
     expert_forward(backend, plan, Identity{}, context.o, Rows::slot, p.out, gates(context), {}, y, Rows::slot);
     return context;
@@ -174,7 +176,7 @@ class Attention {
                           Matrix<S> dq, Matrix<S> dx) const {
     B& backend = pass.backend;
     if (shared_keys()) {
-      stick_breaking_backward(backend, variant(), extents(), sequences, d_o, context.q, context.k, context.v,
+      stick_breaking_backward(backend, variant(), extents(pass.most_keys), sequences, d_o, context.q, context.k, context.v,
                               context.log_stick, context.stop, dq, dx, dx);
       return;
     }
@@ -182,7 +184,7 @@ class Attention {
     Matrix<S> const dk = pass.template allocate<S>(n, width_), dv = pass.template allocate<S>(n, width_);
     fill(backend, dk.reshape(dk.size()), S(0));
     fill(backend, dv.reshape(dv.size()), S(0));
-    stick_breaking_backward(backend, variant(), extents(), sequences, d_o, context.q, context.k, context.v,
+    stick_breaking_backward(backend, variant(), extents(pass.most_keys), sequences, d_o, context.q, context.k, context.v,
                             context.log_stick, context.stop, dq, dk, dv);
     project_backward(pass, p.key, gradients.key, x, dk, dx);
     project_backward(pass, p.value, gradients.value, x, dv, dx);

@@ -18,7 +18,7 @@ namespace moduleformer {
 #endif
 
 struct GpuWarpgroup {
-  static constexpr bool has_warpgroups = MODULEFORMER_WARPGROUPS == 1;
+  static constexpr bool has_warpgroups = MODULEFORMER_WARPGROUPS == 1, always_has_warpgroups = has_warpgroups;
 
   /// Where an operand begins in shared memory. It lies in panels of 64 elements (128 bytes) a row, aligned to 1024
   /// bytes, chunk c of 16 bytes of row r at place c ^ r % 8 (SharedPart). Major 0: a row holds terms of the

@@ -55,7 +55,9 @@ struct ProductTiles {
 };
 template <>
 struct ProductTiles<bfloat16> {
-  using Large = TensorTile<128, 128, 64, 64, 3, 2>;
+  struct Large : TensorTile<128, 128, 64, 64, 3, 2> {
+    static constexpr bool only_without_warpgroups = true;
+  };
   using Medium = TensorTile<64, 64, 32, 32, 3, 4>;
   using Small = TensorTile<16, 64, 16, 16, 4, 4>;
   // Instead of Large, where the device has warpgroups' products.

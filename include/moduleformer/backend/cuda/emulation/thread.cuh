@@ -121,7 +121,7 @@ class EmulatedThread {
     block_->warp_operation(index_, operation, &product, where);
   }
 
-  static constexpr bool has_warpgroups = true;
+  static constexpr bool has_warpgroups = true, always_has_warpgroups = false;
   using SharedMatrix = emulation::SharedMatrix;
   [[nodiscard]] SharedMatrix shared_matrix(void const* place, int panel_bytes, Where where = Where::current()) const {
     if (!is_aligned(place) || !block_->in_shared(place, 16))

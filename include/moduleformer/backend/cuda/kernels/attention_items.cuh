@@ -14,6 +14,11 @@
 
 namespace moduleformer::kernels {
 
+/// A tile whose columns of scores are counted from its sequence's first key: of A or of C.
+struct ScoreTile : ProductTile {
+  int a_origin = 0, c_origin = 0;
+};
+
 /// Rows of scores go in groups, `groups` a sequence at most.
 struct ScoreRows {
   static constexpr int size = 128;
@@ -50,13 +55,13 @@ struct ScoreSchedule {
     return rows.count() * parts<Tile>() * blocks<Tile>();
   }
   template <class Tile>
-  [[nodiscard]] MODULEFORMER_DEVICE ProductTile tile(int const*, Index number) const {
+  [[nodiscard]] MODULEFORMER_DEVICE ScoreTile tile(int const*, Index number) const {
     Index const group = number / blocks<Tile>() / parts<Tile>();
     QueryTile const q = rows.at(group);
     int const first = static_cast<int>(number / blocks<Tile>() % parts<Tile>()) * Tile::rows;
     int const keys = q.sequence.key_row, begin = static_cast<int>(number % blocks<Tile>()) * Tile::columns;
     int const row = static_cast<int>(q.matrix_row()) + first, row_end = static_cast<int>(q.matrix_row()) + q.rows;
-    return {0, row, row_end, keys + begin, keys + (q.rows > 0 ? ScoreRows::keys_end(q) : 0), 0, depth, 0, keys};
+    return {{0, row, row_end, keys + begin, keys + (q.rows > 0 ? ScoreRows::keys_end(q) : 0), 0, depth}, 0, keys};
   }
   /// Tiles that a group's rows make.
   template <class Tile>
@@ -80,14 +85,14 @@ struct WeightedSchedule {
     return rows.count() * ScoreSchedule::parts<Tile>() * across<Tile>();
   }
   template <class Tile>
-  [[nodiscard]] MODULEFORMER_DEVICE ProductTile tile(int const*, Index number) const {
+  [[nodiscard]] MODULEFORMER_DEVICE ScoreTile tile(int const*, Index number) const {
     Index const group = number / across<Tile>() / ScoreSchedule::parts<Tile>();
     QueryTile const q = rows.at(group);
     int const first = static_cast<int>(number / across<Tile>() % ScoreSchedule::parts<Tile>()) * Tile::rows;
     int const keys = q.sequence.key_row, column = static_cast<int>(number % across<Tile>()) * Tile::columns;
     int const row = static_cast<int>(q.matrix_row()) + first, row_end = static_cast<int>(q.matrix_row()) + q.rows;
     if (q.rows == 0) return {};
-    return {0, row, row_end, column, columns, keys + oldest[group], keys + ScoreRows::keys_end(q), keys, 0};
+    return {{0, row, row_end, column, columns, keys + oldest[group], keys + ScoreRows::keys_end(q)}, keys, 0};
   }
 
  private:
@@ -112,14 +117,14 @@ struct KeySchedule {
     return shape.sequence_count * blocks<Tile>() * across<Tile>();
   }
   template <class Tile>
-  [[nodiscard]] MODULEFORMER_DEVICE ProductTile tile(int const*, Index number) const {
+  [[nodiscard]] MODULEFORMER_DEVICE ScoreTile tile(int const*, Index number) const {
     Index const block = number / across<Tile>();
     SequenceRows const s{shape, static_cast<int>(block / blocks<Tile>())};
     int const first = static_cast<int>(block % blocks<Tile>()) * Tile::rows;
     int const column = static_cast<int>(number % across<Tile>()) * Tile::columns;
     int const token = first > s.offset ? first - s.offset : 0;
     int const begin = s.query_row + (token * shape.slots < s.query_rows ? token * shape.slots : s.query_rows);
-    return {0, s.key_row + first, s.key_row + s.keys, column, columns, begin, s.query_row + s.query_rows, s.key_row, 0};
+    return {{0, s.key_row + first, s.key_row + s.keys, column, columns, begin, s.query_row + s.query_rows}, s.key_row, 0};
   }
 
  private:

@@ -14,10 +14,10 @@ struct ProductTile {
   int row = 0, row_end = 0;  // row_end: of the whole result, or of the expert's slots
   int column = 0, column_end = 0;
   int begin = 0, end = 0;
-  int a_origin = 0;  // the term (or row) that A's first column in memory belongs to
-  int c_origin = 0;  // the column that C's first one in memory belongs to
 
   [[nodiscard]] MODULEFORMER_DEVICE bool exists() const { return row < row_end && column < column_end; }
+  /// The term (or row) that A's first column in memory belongs to, and the column that C's first one belongs to.
+  static constexpr int a_origin = 0, c_origin = 0;
 };
 
 /// Rows of the result are slots, in runs that belong to one expert each; a tile does not cross their borders.

@@ -17,6 +17,7 @@
 #include <moduleformer/core/types.hpp>
 
 #include <cstddef>
+#include <utility>
 
 namespace moduleformer::kernels {
 
@@ -24,6 +25,7 @@ template <class Engine, class Schedule, class Epilogue>
 struct Product {
   using Tile = typename Engine::Tile;
   using S = typename Tile::Scalar;
+  using Place = decltype(std::declval<Schedule const&>().template tile<Tile>(nullptr, Index{}));  // a ProductTile
   using PartA = typename Engine::PartA;
   using PartB = typename Engine::PartB;
   static constexpr int threads = Tile::threads, blocks_at_once = Tile::blocks;
@@ -50,6 +52,13 @@ struct Product {
 
   template <class Thread>
   MODULEFORMER_DEVICE void operator()(Thread const& thread) const {
+    // Code that no launch chooses need not exist.
+    if constexpr (!(requires { Tile::only_without_warpgroups; } && Thread::always_has_warpgroups)) run(thread);
+  }
+
+ private:
+  template <class Thread>
+  MODULEFORMER_DEVICE void run(Thread const& thread) const {
     S* const stage = thread.template shared<S>();
     int* const numbers = reinterpret_cast<int*>(stage + stages * stage_size);
     int* const before = numbers + row_numbers;
@@ -57,7 +66,7 @@ struct Product {
     thread.sync();
     Index const tiles = schedule.template tiles<Tile>(before);
     for (Index number = thread.block(); number < tiles; number += thread.blocks()) {
-      ProductTile const tile = schedule.template tile<Tile>(before, number);
+      auto const tile = schedule.template tile<Tile>(before, number);
       if (!tile.exists()) continue;
       if (Epilogue::adds && tile.begin >= tile.end) continue;
       typename Engine::Sums sums{};
@@ -67,7 +76,6 @@ struct Product {
     }
   }
 
- private:
   /// Row of A (operand 0) or B (1) with term p of the contraction.
   MODULEFORMER_DEVICE int term_row(int operand, int p, int end) const {
     if (p >= end) return no_row;
@@ -75,7 +83,7 @@ struct Product {
   }
 
   template <class Thread>
-  MODULEFORMER_DEVICE void multiply(Thread const& thread, ProductTile const& tile, S* stage, int* numbers,
+  MODULEFORMER_DEVICE void multiply(Thread const& thread, Place const& tile, S* stage, int* numbers,
                                     typename Engine::Sums& sums) const {
     int const steps = (tile.end - tile.begin + depth - 1) / depth;
     if constexpr (gathers) {
@@ -108,7 +116,7 @@ struct Product {
   }
 
   template <class Thread>
-  MODULEFORMER_DEVICE void load_stage(Thread const& thread, ProductTile const& tile, int step, S* stage,
+  MODULEFORMER_DEVICE void load_stage(Thread const& thread, Place const& tile, int step, S* stage,
                                       int const* numbers) const {
     S* const to = stage + step % stages * stage_size;
     S const* const from_a = a.data + tile.batch * a.batch_stride - tile.a_origin;
@@ -133,7 +141,7 @@ struct Product {
   /// Each warp lays a few rows of its sums into its part of shared memory and takes them out along the rows, which
   /// neighbouring lanes then read and write together.
   template <class Thread>
-  MODULEFORMER_DEVICE void finish(Thread const& thread, ProductTile const& tile, float* shared,
+  MODULEFORMER_DEVICE void finish(Thread const& thread, Place const& tile, float* shared,
                                   typename Engine::Sums const& sums) const {
     constexpr int width = pack_size<S>, lanes = Engine::slab_columns / width;  // lanes of a row
     static_assert(lanes <= 32 && 32 % lanes == 0 && Engine::slab_rows % (32 / lanes) == 0,
@@ -154,7 +162,10 @@ struct Product {
           load<width>(slab + r * Engine::slab_stride + in_slab, width, true, values);
           auto const of_row = epilogue.row(tile, row);
           int const left = tile.column_end - column;
-          sum = epilogue.put(thread, of_row, epilogue.template fetch<width>(thread, of_row, column, left), column, left, values);
+          if constexpr (requires { epilogue.put_unfetched(thread, of_row, column, left, values); })
+            sum = epilogue.put_unfetched(thread, of_row, column, left, values);
+          else
+            sum = epilogue.put(thread, of_row, epilogue.template fetch<width>(thread, of_row, column, left), column, left, values);
         }
         if constexpr (Epilogue::row_sums) {
           MODULEFORMER_UNROLL

@@ -23,7 +23,8 @@ struct LinearEpilogue {
   bool add;
   bool packed;
 
-  [[nodiscard]] MODULEFORMER_DEVICE Out* row(ProductTile const& tile, int row) const {
+  template <class T>
+  [[nodiscard]] MODULEFORMER_DEVICE Out* row(T const& tile, int row) const {
     return y + static_cast<Index>(row) * columns - tile.c_origin;
   }
   template <int W>
@@ -41,21 +42,33 @@ struct LinearEpilogue {
   template <int W, class Thread>
   MODULEFORMER_DEVICE float put(Thread const& thread, Out* row, Fetched<W> const& fetched, int column, int left,
                                 float const (&sums)[W]) const {
-    float values[W], other[W];
+    float values[W];
     MODULEFORMER_UNROLL
     for (int i = 0; i < W; ++i) values[i] = sums[i];
-    if (bias != nullptr) {
-      unpack(fetched.bias, other);
-      MODULEFORMER_UNROLL
-      for (int i = 0; i < W; ++i) values[i] += other[i];
-    }
-    if (add) {
-      unpack(fetched.before, other);
-      MODULEFORMER_UNROLL
-      for (int i = 0; i < W; ++i) values[i] += other[i];
-    }
+    if (bias != nullptr) add_up(fetched.bias, values);
+    if (add) add_up(fetched.before, values);
     store(thread, row + column, left, packed, values);
     return 0;
+  }
+  /// The same where registers are short.
+  template <int W, class Thread>
+  MODULEFORMER_DEVICE float put_unfetched(Thread const& thread, Out* row, int column, int left, float const (&sums)[W]) const {
+    float values[W];
+    MODULEFORMER_UNROLL
+    for (int i = 0; i < W; ++i) values[i] = sums[i];
+    if (bias != nullptr) add_up(load_words<W>(bias + column, left, packed), values);
+    if (add) add_up(load_words<W>(row + column, left, packed), values);
+    store(thread, row + column, left, packed, values);
+    return 0;
+  }
+
+ private:
+  template <class T, int W>
+  static MODULEFORMER_DEVICE void add_up(Words<T, W> const& words, float (&values)[W]) {
+    float other[W];
+    unpack(words, other);
+    MODULEFORMER_UNROLL
+    for (int i = 0; i < W; ++i) values[i] += other[i];
   }
 };
 

@@ -22,6 +22,7 @@ template <class T, Stored A, Stored B, class Schedule, class Epilogue>
 struct WarpgroupProduct {
   using Tile = T;
   using S = bfloat16;
+  using Place = decltype(std::declval<Schedule const&>().template tile<Tile>(nullptr, Index{}));  // a ProductTile
   static constexpr int threads = Tile::threads, blocks_at_once = Tile::blocks;
   static constexpr int stages = Tile::stages, depth = Tile::depth, columns = Tile::columns;
   static constexpr bool gathers = Schedule::gathers_contraction, plain_a = A == Stored::plain, plain_b = B == Stored::plain;
@@ -47,7 +48,7 @@ struct WarpgroupProduct {
   Operand<S> b;
   Epilogue epilogue;
 
-  using Row = decltype(std::declval<Epilogue const&>().row(ProductTile{}, 0));
+  using Row = decltype(std::declval<Epilogue const&>().row(std::declval<Place const&>(), 0));
   static constexpr std::size_t shared_bytes(int experts) {
     return sizeof(S) * static_cast<std::size_t>(stages * stage_size) +
            (loads_early ? sizeof(float) * static_cast<std::size_t>(warps * slab_size) : 0) +
@@ -109,7 +110,7 @@ struct WarpgroupProduct {
     schedule.template prepare<Tile>(thread, shared.before);
     thread.sync();
     Index number = thread.block();
-    ProductTile tile, next;
+    Place tile, next;
     if (!find_tile(thread, shared, number, tile)) return;
     note_rows(thread, tile, shared, 0);
     thread.sync();
@@ -135,7 +136,7 @@ struct WarpgroupProduct {
   }
   /// The block's first tile from `number` on that exists.
   template <class Thread>
-  MODULEFORMER_DEVICE bool find_tile(Thread const& thread, Shared const& shared, Index& number, ProductTile& tile) const {
+  MODULEFORMER_DEVICE bool find_tile(Thread const& thread, Shared const& shared, Index& number, Place& tile) const {
     for (Index const tiles = schedule.template tiles<Tile>(shared.before); number < tiles; number += thread.blocks()) {
       tile = schedule.template tile<Tile>(shared.before, number);
       if (tile.exists()) return true;
@@ -156,13 +157,13 @@ struct WarpgroupProduct {
   }
 
   /// Stages of a tile; without terms one of zeros, so that products alone define the sums.
-  static MODULEFORMER_DEVICE int steps_of(ProductTile const& tile) {
+  static MODULEFORMER_DEVICE int steps_of(Place const& tile) {
     return tile.begin < tile.end ? (tile.end - tile.begin + depth - 1) / depth : 1;
   }
 
   /// What a tile needs to know of rows: where they are loaded from, and what the epilogue does with them.
   template <class Thread>
-  MODULEFORMER_DEVICE void note_rows(Thread const& thread, ProductTile const& tile, Shared const& shared, int which) const {
+  MODULEFORMER_DEVICE void note_rows(Thread const& thread, Place const& tile, Shared const& shared, int which) const {
     int const i = thread.index();
     if constexpr (gathers) {
       for (int j = i; j < row_numbers; j += threads)
@@ -174,7 +175,7 @@ struct WarpgroupProduct {
   }
 
   template <class Thread>
-  MODULEFORMER_DEVICE void begin_loading(Thread const& thread, ProductTile const& tile, Shared const& shared, int which,
+  MODULEFORMER_DEVICE void begin_loading(Thread const& thread, Place const& tile, Shared const& shared, int which,
                                          Loads& loads) const {
     int const steps = steps_of(tile);
     S const* const from_a = a.data + tile.batch * a.batch_stride - tile.a_origin;
@@ -210,7 +211,7 @@ struct WarpgroupProduct {
   }
 
   template <class Thread>
-  MODULEFORMER_DEVICE void multiply(Thread const& thread, ProductTile const& tile, ProductTile const& next, bool more,
+  MODULEFORMER_DEVICE void multiply(Thread const& thread, Place const& tile, Place const& next, bool more,
                                     Shared const& shared, Loads const& loads, Sums& sums) const {
     int const steps = steps_of(tile);
     int* const numbers = shared.numbers[0];
@@ -248,7 +249,7 @@ struct WarpgroupProduct {
   }
 
   template <class Thread>
-  MODULEFORMER_DEVICE void load_stage(Thread const& thread, ProductTile const& tile, int step, S* stage, int const* numbers,
+  MODULEFORMER_DEVICE void load_stage(Thread const& thread, Place const& tile, int step, S* stage, int const* numbers,
                                       Loads const& loads) const {
     S* const to = stage + step % stages * stage_size;
     if (!a.packed || !b.packed) return load_unaligned_stage(thread, tile, step, to, numbers);
@@ -286,7 +287,7 @@ struct WarpgroupProduct {
 
   /// The same where rows do not begin at 16 aligned bytes.
   template <class Thread>
-  MODULEFORMER_DEVICE void load_unaligned_stage(Thread const& thread, ProductTile const& tile, int step, S* to,
+  MODULEFORMER_DEVICE void load_unaligned_stage(Thread const& thread, Place const& tile, int step, S* to,
                                                 int const* numbers) const {
     S const* const from_a = a.data + tile.batch * a.batch_stride - tile.a_origin;
     S const* const from_b = b.data + tile.batch * b.batch_stride;
@@ -310,7 +311,7 @@ struct WarpgroupProduct {
   /// Each warp lays slabs of its sums into shared memory and takes them out along the rows, which eight neighbouring
   /// lanes then read and write together. What the epilogue needs from memory is on its way early.
   template <class Thread>
-  MODULEFORMER_DEVICE void finish(Thread const& thread, ProductTile const& tile, Shared const& shared, Sums const& sums) const {
+  MODULEFORMER_DEVICE void finish(Thread const& thread, Place const& tile, Shared const& shared, Sums const& sums) const {
     constexpr int width = pack_size<S>, across = columns / 64, at_once = 4, rounds = 8 / at_once;  // rows of a slab
     int const first = 16 * thread.warp() + thread.lane() / 8, in_slab = thread.lane() % 8 * width;
     using Fetched = decltype(epilogue.template fetch<width>(thread, shared.rows[0][0], 0, 0));
@@ -356,7 +357,7 @@ struct WarpgroupProduct {
 
   /// Hands over sums of rows first, first + 4 ..., each spread over eight lanes, and clears them.
   template <int N, class Thread>
-  MODULEFORMER_DEVICE void add_row_sums(Thread const& thread, ProductTile const& tile, int first, float (&sums)[N]) const {
+  MODULEFORMER_DEVICE void add_row_sums(Thread const& thread, Place const& tile, int first, float (&sums)[N]) const {
     MODULEFORMER_UNROLL
     for (int i = 0; i < N; ++i) {
       MODULEFORMER_UNROLL
