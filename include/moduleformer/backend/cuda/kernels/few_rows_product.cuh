@@ -23,7 +23,7 @@ struct FewRowsProduct {
   using S = typename Tile::Scalar;
   static constexpr int threads = Tile::threads, blocks_at_once = Tile::blocks, rows = Tile::rows;
   static constexpr int warps = threads / 32, width = pack_size<S>;
-  static constexpr int at_once = B == Stored::plain ? 3 : 4;  // packs asked for while as many are multiplied
+  static constexpr int at_once = B == Stored::plain ? 2 : 4;  // packs asked for while as many are multiplied
   static constexpr int chunks = Tile::columns / width;
   static_assert(!Epilogue::row_sums && rows == 8 && rows * chunks <= threads,
                 "moduleformer: eight rows, no sums along them, a thread for each chunk of the result");

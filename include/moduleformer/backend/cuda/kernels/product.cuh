@@ -94,7 +94,7 @@ struct Product {
         numbers[i] = tile.row + i < tile.row_end ? a.row(tile.row + i) : no_row;
     }
     thread.sync();  // the last tile's stages are free too
-    MODULEFORMER_UNROLL
+    MODULEFORMER_NO_UNROLL
     for (int step = 0; step < stages - 1; ++step) {
       if (step < steps) load_stage(thread, tile, step, stage, numbers);
       thread.commit_copies();

@@ -66,7 +66,8 @@ MODULEFORMER_DEVICE void load_part(Thread const& thread, S* to, Operand<S> const
                                    int end, RowOf const& row_of) {
   constexpr int chunk = Part::chunk, chunks = Part::chunks, rows_at_once = Threads / chunks;
   static_assert(Threads % chunks == 0, "moduleformer: threads take whole rows of a part");
-  int const first = thread.index() / chunks, c = thread.index() % chunks;
+  int const index = thread.opaque(thread.index());  // no addresses in registers that products need
+  int const first = index / chunks, c = index % chunks;
   int const left = end - column - c * chunk, count = left < 0 ? 0 : left < chunk ? left : chunk;
   S const* const column_data = data + (count > 0 ? column + c * chunk : 0);  // never past the end
   if (from.packed) {
