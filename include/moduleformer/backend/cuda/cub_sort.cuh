@@ -1,18 +1,19 @@
 // SPDX-License-Identifier: MIT
 #pragma once
-// CUB's twin of counting_sort.cuh, for comparison and timing: a radix sort of (key, number) pairs; offsets by
-// histogram and exclusive sum. In the stream's order, scratch from the workspace, nothing waits for the device.
-// Only for nvcc; no primitive uses it. It needs about 12 bytes of scratch a key more than the counting sort.
+// CUB's twin of counting_sort.cuh, for comparison and timing: a radix sort of (key, number) pairs; offsets by binary
+// search, as the counting sort finds those of large keys. In the stream's order, scratch from the workspace (16 bytes a
+// value), nothing waits for the device. Only for nvcc; no primitive uses it. Not cub::DeviceHistogram: it counts for
+// each block, at 32-bit offsets into the counts of all, so that 2^24 keys take gigabytes, and where blocks times keys
+// exceed 2^31 it writes out of bounds (CCCL 3.0).
 
 #include <moduleformer/backend/checks.hpp>
 #include <moduleformer/backend/cuda/cuda.cuh>
 #include <moduleformer/backend/cuda/gpu.cuh>
+#include <moduleformer/backend/cuda/kernels/counting_sort.cuh>
 #include <moduleformer/backend/workspace.hpp>
 #include <moduleformer/core/error.hpp>
 
-#include <cub/device/device_histogram.cuh>
 #include <cub/device/device_radix_sort.cuh>
-#include <cub/device/device_scan.cuh>
 #include <cuda_runtime.h>
 
 #include <bit>
@@ -76,18 +77,8 @@ void sort_by_key_with_cub(CudaBackend<S, Gpu>& backend, Vector<std::int32_t cons
   if (!offsets) return;
   expects(offsets.extent(0) == key_count + 1, "sort_by_key_with_cub: expected offsets of ", key_count + 1, ", found ",
           offsets.extent(0));
-  auto const counts = backend.workspace().template allocate<std::int32_t>(key_count + 1);  // of the last one: none
-  int const bins = static_cast<int>(key_count);
-  check_cuda(cudaMemsetAsync(counts.data(), 0, sizeof(std::int32_t) * static_cast<std::size_t>(counts.size()), stream),
-             "cudaMemsetAsync of ", counts.size(), " counts");
-  if (size > 0)
-    call_cub(backend, "cub::DeviceHistogram::HistogramEven", [&](void* scratch, std::size_t& bytes) {
-      return cub::DeviceHistogram::HistogramEven(scratch, bytes, keys.data(), counts.data(), bins + 1, std::int32_t{0},
-                                                 static_cast<std::int32_t>(bins), count, stream);
-    });
-  call_cub(backend, "cub::DeviceScan::ExclusiveSum", [&](void* scratch, std::size_t& bytes) {
-    return cub::DeviceScan::ExclusiveSum(scratch, bytes, counts.data(), offsets.data(), bins + 1, stream);
-  });
+  backend.launch(kernels::KeyOffsets{keys.data(), order.data(), size, offsets.data(), key_count + 1},
+                 ceil_divide(key_count + 1, kernels::KeyOffsets::threads));
 }
 
 }  // namespace detail
