@@ -123,8 +123,9 @@ MODULEFORMER_DEVICE void differentiate_run(Thread const& thread, float const (&w
   float sum = 0;
   MODULEFORMER_UNROLL
   for (int j = 0; j < run_keys; ++j) {
+    // Fused by us: where only the sum is used a compiler would fuse it by itself, and elsewhere not.
+    sum = math::detail::multiply_add(score[j], weight[j], sum);
     score[j] *= weight[j];
-    sum += score[j];
   }
   int const part = thread.lane() % lanes;
   MODULEFORMER_UNROLL
