@@ -8,6 +8,7 @@
 #include <moduleformer/backend/cuda/cuda.cuh>
 #include <moduleformer/backend/cuda/elementwise.cuh>
 #include <moduleformer/backend/cuda/kernels/norm.cuh>
+#include <moduleformer/backend/cuda/kernels/norm_backward.cuh>
 #include <moduleformer/backend/primitive_checks.hpp>
 #include <moduleformer/backend/workspace.hpp>
 
@@ -52,29 +53,40 @@ void launch_layer_norm_backward(CudaBackend<S, P>& backend, char const* where, I
   Index const rows = x.extent(0), width = x.extent(1);
   check_layer_norm_backward(where, x, weight, mean, inverse_deviation, dx, dweight, dbias);
 
-  using Kernel = kernels::LayerNormBackward<S>;
+  using Layout = kernels::NormGradient<S>;
   constexpr std::size_t most_shared_bytes = 48 << 10;
   Index const rows_of_block = norm_rows_of_block(rows), blocks = ceil_divide(rows, rows_of_block);
-  bool const packed = width % Kernel::pack == 0 &&
-                      kernels::may_pack<Kernel::pack>(y.data(), residual.data(), x.data(), weight.data(), dx.data());
-  Index const places = Kernel::places(width);
+  bool const packed = width % Layout::pack == 0 &&
+                      kernels::may_pack<Layout::pack>(y.data(), residual.data(), x.data(), weight.data(), dx.data());
+  Index const places = Layout::places(width);
   bool const sums_rows = dweight || dbias;
+  if (!(dx || sums_rows) || rows == 0) return;
   Scope const scope{backend.workspace()};
   auto const parts = backend.workspace().template allocate<float>(sums_rows ? blocks : 0, 2, places);
-  bool const shared_parts = sums_rows && Kernel::bytes(Kernel::room + 2 * places) <= most_shared_bytes;
-  float* const parts_data = sums_rows ? parts.data() : nullptr;
-  Kernel const kernel{
-      residual.data(), slots,      y.data(), x.data(), weight.data(), mean.data(), inverse_deviation.data(),
-      dx.data(),       parts_data, rows,     width,    rows_of_block, packed,      shared_parts};
-  if (dx || sums_rows) backend.launch(kernel, blocks, kernel.shared_bytes());
-  auto const finish = [&](Vector<float> sums, Index which) {
-    if (!sums || rows == 0) return;
-    using Add = kernels::AddNormParts<Kernel>;
-    backend.launch(Add{parts.data() + which * places, blocks, 2 * places, width, sums.data()}, places / 32,
-                   Add::shared_bytes);
-  };
-  finish(dweight, 0);
-  finish(dbias, 1);
+  Layout const gradient{residual.data(),
+                        slots,
+                        y.data(),
+                        x.data(),
+                        weight.data(),
+                        mean.data(),
+                        inverse_deviation.data(),
+                        dx.data(),
+                        sums_rows ? parts.data() : nullptr,
+                        rows,
+                        width,
+                        rows_of_block,
+                        packed};
+  if (width <= Layout::chunk) {
+    using Kernel = kernels::LayerNormBackward<S>;
+    backend.launch(Kernel{gradient}, blocks, Kernel::shared_bytes());
+  } else {
+    bool const shared_parts = sums_rows && Layout::bytes(Layout::room + 2 * places) <= most_shared_bytes;
+    kernels::LongNormBackward<S> const kernel{gradient, shared_parts};
+    backend.launch(kernel, blocks, kernel.shared_bytes());
+  }
+  using Add = kernels::AddNormParts<Layout>;
+  if (sums_rows)
+    backend.launch(Add{parts.data(), blocks, width, dweight.data(), dbias.data()}, Add::blocks(width), Add::shared_bytes);
 }
 
 }  // namespace detail
