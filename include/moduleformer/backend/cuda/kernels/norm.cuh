@@ -22,9 +22,10 @@ template <class S, int Team>
 struct LayerNorm {
   static constexpr int threads = Team == 32 ? 128 : Team;
   static constexpr int rows_at_once = threads / Team;
-  static constexpr int blocks_at_once = 768 / threads;
+  static constexpr int blocks_at_once = 512 / threads;
   static constexpr int pack = pack_size<S>;
   static constexpr int packs = 32 / pack;                     // of a thread, in registers
+  static constexpr int together = 4;                          // packs that are under way together
   static constexpr Index chunk = Index{Team} * packs * pack;  // columns that a team holds
   static constexpr std::size_t shared_bytes = Team == 32 ? 0 : 3 * threads / 32 * sizeof(float);
   S const* x;
@@ -77,15 +78,24 @@ struct LayerNorm {
     for (Index at = 0; at < width; at += chunk) {
       if (!held) read(slots > 0 ? h : x, thread, row, at, values);
       MODULEFORMER_UNROLL
-      for (int p = 0; p < packs; ++p) {
-        Index const column = first_column(thread, at, p), left = width - column;
-        if (left <= 0) continue;
-        float w[pack], b[pack];
-        load(weight + column, left, packed, w);
-        load(bias + column, left, packed, b);
+      for (int group = 0; group < packs; group += together) {
+        Words<S, pack> ws[together], bs[together];
         MODULEFORMER_UNROLL
-        for (int i = 0; i < pack; ++i) b[i] += (values[p][i] - centre - correction) * scale * w[i];
-        store(thread, y + row * width + column, left, packed, b);
+        for (int p = 0; p < together; ++p) {
+          Index const column = first_column(thread, at, group + p), left = width - column;
+          ws[p] = load_words<pack>(weight + column, left, packed);
+          bs[p] = load_words<pack>(bias + column, left, packed);
+        }
+        MODULEFORMER_UNROLL
+        for (int p = 0; p < together; ++p) {
+          Index const column = first_column(thread, at, group + p), left = width - column;
+          float w[pack], b[pack];
+          unpack(ws[p], w);
+          unpack(bs[p], b);
+          MODULEFORMER_UNROLL
+          for (int i = 0; i < pack; ++i) b[i] += (values[group + p][i] - centre - correction) * scale * w[i];
+          store(thread, y + row * width + column, left, packed, b);
+        }
       }
     }
     if (thread.index() % Team != 0) return;
@@ -101,26 +111,47 @@ struct LayerNorm {
   template <class Thread>
   MODULEFORMER_DEVICE void read(S const* from, Thread const& thread, Index row, Index at,
                                 float (&values)[packs][pack]) const {
+    Words<S, pack> words[packs];
     MODULEFORMER_UNROLL
     for (int p = 0; p < packs; ++p) {
       Index const column = first_column(thread, at, p);
-      load(from + row * width + column, width - column, packed, values[p]);
+      words[p] = load_words<pack>(from + row * width + column, width - column, packed);
     }
+    MODULEFORMER_UNROLL
+    for (int p = 0; p < packs; ++p) unpack(words[p], values[p]);
   }
   /// Into h as well, where a thread reads again only what it wrote itself.
   template <class Thread>
   MODULEFORMER_DEVICE void add_up(Thread const& thread, Index row, Index at, float (&values)[packs][pack]) const {
     MODULEFORMER_UNROLL
-    for (int p = 0; p < packs; ++p) {
-      Index const column = first_column(thread, at, p), left = width - column;
-      float base[pack];
-      load(x + row * width + column, left, packed, base);
-      sum_slots(slots, branch + row * slots * width + column, width, left, packed, values[p]);
-      if (drop.probability > 0) drop_out(drop, kept, row * width + column, values[p]);
+    for (int group = 0; group < packs; group += together) {
+      Words<S, pack> base[together], slot[2][together];  // the first two; more of them are read one by one
       MODULEFORMER_UNROLL
-      for (int i = 0; i < pack; ++i) values[p][i] += base[i];
-      round_to<S>(thread, values[p]);
-      store(thread, h + row * width + column, left, packed, values[p]);
+      for (int p = 0; p < together; ++p) {
+        Index const column = first_column(thread, at, group + p), left = width - column;
+        base[p] = load_words<pack>(x + row * width + column, left, packed);
+        slot[0][p] = load_words<pack>(branch + row * slots * width + column, left, packed);
+        slot[1][p] = load_words<pack>(branch + (row * slots + 1) * width + column, slots > 1 ? left : 0, packed);
+      }
+      MODULEFORMER_UNROLL
+      for (int p = 0; p < together; ++p) {
+        Index const column = first_column(thread, at, group + p), left = width - column;
+        float(&sum)[pack] = values[group + p];
+        float more[pack];
+        unpack(slot[0][p], sum);
+        for (Index s = 1; s < slots; ++s) {
+          if (s == 1) unpack(slot[1][p], more);
+          else load(branch + (row * slots + s) * width + column, left, packed, more);
+          MODULEFORMER_UNROLL
+          for (int i = 0; i < pack; ++i) sum[i] += more[i];
+        }
+        if (drop.probability > 0) drop_out(drop, kept, row * width + column, sum);
+        unpack(base[p], more);
+        MODULEFORMER_UNROLL
+        for (int i = 0; i < pack; ++i) sum[i] += more[i];
+        round_to<S>(thread, sum);
+        store(thread, h + row * width + column, left, packed, sum);
+      }
     }
   }
   /// f(pack, element) for the thread's columns that exist.
