@@ -13,6 +13,7 @@
 
 #include <cmath>
 #include <string>
+#include <utility>
 #include <vector>
 
 namespace moduleformer::test {
@@ -139,6 +140,28 @@ BOOST_AUTO_TEST_CASE_TEMPLATE(linear_weight_and_bias_gradients_of_some_rows, B, 
           expected_bias[static_cast<std::size_t>(j)] += dy[static_cast<std::size_t>(i * n + first + j)];
       BOOST_TEST(relative_error(found, expected) < bound<float>, "m " << m << " n " << n << " k " << k);
       BOOST_TEST(relative_error(found_bias, expected_bias) < bound<float>, "m " << m << " n " << n);
+    }
+}
+
+// Packs and none, one part and more than are under way together, blocks of columns that are full and not.
+BOOST_AUTO_TEST_CASE_TEMPLATE(bias_gradient_of_many_rows, B, Backends) {
+  using S = typename B::Scalar;
+  for (auto const& [m, n] : std::vector<std::pair<Index, Index>>{{1, 8}, {127, 16}, {129, 520}, {300, 257}, {20000, 16}})
+    for (Index const first : {0, 1, 8}) {
+      Index const count = n - first;
+      if (count == 0) continue;
+      auto const dy = normal_numbers<S>(m * n, 1);
+      auto const before = normal_numbers<float>(count, 4);
+      auto const found = in_all_orders<B>([&](Device<B>& device) {
+        auto const dbias = device.template upload<float>(before);
+        bias_gradient(device.backend(), device.template upload<S>(dy, m, n), first, dbias);
+        return device.download(dbias);
+      });
+      auto expected = before;
+      for (Index i = 0; i < m; ++i)
+        for (Index j = 0; j < count; ++j)
+          expected[static_cast<std::size_t>(j)] += dy[static_cast<std::size_t>(i * n + first + j)];
+      BOOST_TEST(relative_error(found, expected) < bound<float>, "m " << m << " n " << n << " first " << first);
     }
 }
 

@@ -126,9 +126,11 @@ void bias_gradient(CudaBackend<S, P>& backend, Arg<Matrix<S const>> dy, Index fi
   Index const parts = detail::ceil_divide(m, Kernel::rows_per_block);
   Scope const scope{backend.workspace()};
   auto const partial = backend.workspace().template allocate<float>(parts, n);
-  backend.launch(Kernel{dy.data() + first, stride, m, n, partial.data()}, parts * detail::ceil_divide(n, Kernel::width),
-                 Kernel::shared_bytes);
-  detail::add_parts(backend, partial, nullptr, dbias.data(), true);
+  bool const packed = stride % Kernel::pack == 0 && kernels::may_pack<Kernel::pack>(dy.data() + first);
+  backend.launch(Kernel{dy.data() + first, stride, m, n, partial.data(), packed},
+                 parts * detail::ceil_divide(n, Kernel::width), Kernel::shared_bytes);
+  using Add = kernels::AddManyParts;
+  backend.launch(Add{{}, partial.data(), parts, n, dbias.data()}, detail::ceil_divide(n, 32), Add::shared_bytes);
 }
 
 }  // namespace moduleformer

@@ -5,6 +5,7 @@
 // A block has some consecutive rows, one at a time, and a thread the same columns of all of them, whose sums are a part;
 // the parts are added in a second kernel. dy may be a sum over slots, which is added up as it is read.
 
+#include <moduleformer/backend/cuda/kernels/column_sums.cuh>
 #include <moduleformer/backend/cuda/kernels/elementwise.cuh>
 #include <moduleformer/backend/cuda/kernels/packs.cuh>
 #include <moduleformer/backend/cuda/kernels/reduction.cuh>
@@ -246,14 +247,9 @@ struct LongNormBackward : NormGradient<S> {
   }
 };
 
-/// sums[column] += the parts' sum at its place, in double, for dweight and then dbias: a warp adds every 16th part at 32
-/// places, some of them under way together; the warps' sums are added in order.
+/// sums[column] += the parts' sum at its place, in double, for dweight and then dbias.
 template <class Layout>
-struct AddNormParts {
-  static constexpr int threads = 512;
-  static constexpr int warps = threads / 32;
-  static constexpr int at_once = 8;
-  static constexpr std::size_t shared_bytes = threads * sizeof(double);
+struct AddNormParts : PartSums {
   float const* parts;
   Index count;
   Index width;
@@ -264,28 +260,12 @@ struct AddNormParts {
 
   template <class Thread>
   MODULEFORMER_DEVICE void operator()(Thread const& thread) const {
-    Index const places = Layout::places(width), of_both = thread.block() * 32 + thread.lane();
-    float* const sums = of_both < places ? dweight : dbias;
-    Index const column = Layout::column_at(of_both % places);
+    Index const places = Layout::places(width), place = thread.block() * 32 + thread.lane();
+    float* const sums = place < places ? dweight : dbias;
+    Index const column = Layout::column_at(place % places);
     if (sums == nullptr) return;
-    auto* const of_warps = thread.template shared<double>();
-    double sum = 0;
-    if (column < width)
-      for (Index first = thread.warp(); first < count; first += at_once * warps) {
-        float some[at_once];
-        MODULEFORMER_UNROLL
-        for (int i = 0; i < at_once; ++i) {
-          Index const part = first + i * warps;
-          some[i] = part < count ? parts[part * 2 * places + of_both] : 0.0f;
-        }
-        MODULEFORMER_UNROLL
-        for (int i = 0; i < at_once; ++i) sum += static_cast<double>(some[i]);
-      }
-    of_warps[thread.index()] = sum;
-    thread.sync();
-    if (thread.warp() != 0 || column >= width) return;
-    for (int w = 1; w < warps; ++w) sum += of_warps[w * 32 + thread.lane()];
-    sums[column] += static_cast<float>(sum);
+    double const sum = of(thread, parts + place, column < width ? count : 0, 2 * places);
+    if (thread.warp() == 0 && column < width) sums[column] += static_cast<float>(sum);
   }
 };
 
