@@ -42,11 +42,11 @@ void embedding(CudaBackend<S, P>& backend, Arg<Matrix<S const>> table, Vector<To
   detail::launch_gather(backend, table, ids, out);
 }
 
-/// dtable[ids[t]] += dout[t], t ascending: the positions are sorted by id, then each id's rows are added in order.
+/// dtable[ids[t]] += dout[t]: the positions are sorted by id, then each id's rows are added in order; frequent ids' in
+/// parts (kernels::RowsById).
 template <CudaScalar S, class P>
 void embedding_backward(CudaBackend<S, P>& backend, Vector<TokenId const> ids, Arg<Matrix<S const>> dout,
                         Matrix<float> dtable) {
-  using Kernel = kernels::AddRowsById<S>;
   Index const count = ids.extent(0), width = dtable.extent(1);
   detail::expect_extents("embedding_backward", "dout", dout, count, width);
   expects(count <= std::numeric_limits<std::int32_t>::max(), "embedding_backward: too many tokens: ", count);
@@ -54,10 +54,11 @@ void embedding_backward(CudaBackend<S, P>& backend, Vector<TokenId const> ids, A
   Scope const scope{backend.workspace()};
   auto const order = backend.workspace().template allocate<std::int32_t>(count);
   detail::sort_by_key(backend, ids, dtable.extent(0), order, {});
-  bool const packed = detail::rows_may_pack<Kernel::pack>(width, dout.data(), dtable.data());
-  Index const pieces = detail::ceil_divide(width, Kernel::piece);
-  backend.launch(Kernel{ids.data(), order.data(), dout.data(), dtable.data(), count, width, pieces, packed},
-                 detail::ceil_divide(count, Kernel::warps) * pieces);
+  kernels::RowsById rows{ids.data(), order.data(), dtable.data(), nullptr, count, width, false};
+  rows.packed = detail::rows_may_pack<rows.pack>(width, dout.data(), dtable.data());
+  rows.parts = backend.workspace().template allocate<float>(rows.chunks(), 2, width).data();
+  backend.launch(kernels::AddRowsById<S>{rows, dout.data()}, rows.blocks());
+  if (rows.chunks() > 1) backend.launch(kernels::JoinRowsById{rows}, rows.blocks());
 }
 
 /// out[i] = x[rows[i]].

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 // Rows by number, a warp for each: copying and adding chosen rows, a cache's new rows, and an embedding's gradient,
-// which adds the rows of equal ids in ascending order of their positions, sorted by id before.
+// which adds the rows of equal ids in an order that the ids decide, their positions being sorted by id before.
 
 #include <moduleformer/backend/arguments.hpp>
 #include <moduleformer/backend/cuda/kernels/packs.cuh>
@@ -96,55 +96,115 @@ struct AppendRows {
   }
 };
 
-/// dtable[ids[t]] += dout[t], t ascending. order: positions t, stably sorted by their ids. A warp has the run of
-/// equal ids that begins at one place of the order (or none begins there), and a piece of the columns.
-template <class T>
-struct AddRowsById {
+/// What both kernels of an embedding's gradient take. order: positions t, stably sorted by their ids, in chunks of 32.
+/// The rows of an id whose run lies in one chunk are added to the table in order; of longer runs, however frequent the
+/// id is, each chunk's are added up first, and the sums of chunks are added in order.
+struct RowsById {
   static constexpr int threads = 128;
   static constexpr int warps = threads / 32;
   static constexpr int pack = 4;
-  static constexpr Index piece = 32 * pack;
-  static constexpr int rows_at_once = 16;  // under way together: a frequent id's warps wait for nothing else
+  static constexpr Index piece = 32 * pack;  // columns of a warp
+  static constexpr int at_once = 8;          // rows under way together
   std::int32_t const* ids;
   std::int32_t const* order;
-  T const* dout;
   float* dtable;
+  float* parts;  // (chunks, 2, width): of a run that began before, and of one that goes on
   Index count;
   Index width;
-  Index pieces;
   bool packed;
+
+  [[nodiscard]] MODULEFORMER_HOST_DEVICE Index chunks() const { return (count + 31) / 32; }
+  [[nodiscard]] MODULEFORMER_HOST_DEVICE Index pieces() const { return (width + piece - 1) / piece; }
+  [[nodiscard]] Index blocks() const { return (chunks() * pieces() + warps - 1) / warps; }
+
+  /// Of a place of the order; -1 beyond it.
+  [[nodiscard]] MODULEFORMER_DEVICE std::int32_t id_at(Index place) const {
+    return place >= 0 && place < count ? ids[order[place]] : -1;
+  }
+};
+
+/// dtable[ids[t]] += dout[t] of runs within a chunk; the parts of others. A warp has a chunk and a piece of the columns.
+template <class T>
+struct AddRowsById : RowsById {
+  T const* dout;
 
   template <class Thread>
   MODULEFORMER_DEVICE void operator()(Thread const& thread) const {
-    Index const begin = thread.block() / pieces * warps + thread.warp();
-    if (begin >= count) return;
-    std::int32_t const id = ids[order[begin]];
-    if (begin > 0 && ids[order[begin - 1]] == id) return;
-    Index const column = thread.block() % pieces * piece + thread.lane() * pack, left = width - column;
+    Index const warp = thread.block() * warps + thread.warp(), chunk = warp / pieces(), begin = chunk * 32;
+    if (chunk >= chunks()) return;
+    int const lane = thread.lane(), rows = count - begin < 32 ? static_cast<int>(count - begin) : 32;
+    std::int32_t const position = lane < rows ? order[begin + lane] : 0, id = lane < rows ? ids[position] : -1;
+    std::int32_t const outside = lane == 0 ? id_at(begin - 1) : lane == 31 ? id_at(begin + 32) : -1;
+    std::int32_t const older = thread.shuffle_up(id, 1), newer = thread.shuffle_down(id, 1);
+    std::uint32_t const starts = thread.ballot(id != (lane == 0 ? outside : older));
+    std::uint32_t const ends = thread.ballot(id != (lane == 31 ? outside : newer));
+
+    Index const column = warp % pieces() * piece + lane * pack, left = width - column;
     float sum[pack] = {};
-    load(dtable + id * width + column, left, packed, sum);
-    for (Index first = begin;; first += 32) {
-      Index const place = first + thread.lane();
-      std::int32_t const position = place < count ? order[place] : 0;
-      std::uint32_t const others = ~thread.ballot(place < count && ids[position] == id);
-      int const run = std::popcount((others & -others) - 1u);  // lanes below the first other; 32 where there is none
-      for (int i = 0; i < run; i += rows_at_once) {
-        float rows[rows_at_once][pack];
+    for (int first = 0; first < rows; first += at_once) {
+      Words<T, pack> row[at_once];
+      Words<float, pack> old[at_once];
+      MODULEFORMER_UNROLL
+      for (int k = 0; k < at_once; ++k) {
+        int const i = first + k;
+        Index const t = thread.shuffle(position, i), e = thread.shuffle(id, i);
+        bool const adds = i < rows && (starts >> i & 1) != 0 && ends >> i != 0;
+        row[k] = load_words<pack>(dout + t * width + column, i < rows ? left : 0, packed);
+        old[k] = load_words<pack>(dtable + (adds ? e * width + column : 0), adds ? left : 0, packed);
+      }
+      MODULEFORMER_UNROLL
+      for (int k = 0; k < at_once; ++k) {
+        int const i = first + k;
+        Index const e = thread.shuffle(id, i);
+        if (i >= rows) continue;
+        float values[pack];
+        if ((starts >> i & 1) != 0) unpack(old[k], sum);
+        unpack(row[k], values);
         MODULEFORMER_UNROLL
-        for (int k = 0; k < rows_at_once; ++k) {
-          std::int32_t const t = thread.shuffle(position, (i + k) % 32);
-          load(dout + t * width + column, i + k < run ? left : 0, packed, rows[k]);
-        }
+        for (int c = 0; c < pack; ++c) sum[c] += values[c];
+        bool const is_end = (ends >> i & 1) != 0, began_before = (starts & ((2u << i) - 1)) == 0;
+        if (!is_end && i < 31) continue;
+        float* const to = is_end && !began_before ? dtable + e * width : parts + (2 * chunk + !began_before) * width;
+        store(thread, to + column, left, packed, sum);
+      }
+    }
+  }
+};
+
+/// dtable += the parts of runs that several chunks have: a warp has a run that begins in its chunk, if there is one.
+struct JoinRowsById : RowsById {
+  template <class Thread>
+  MODULEFORMER_DEVICE void operator()(Thread const& thread) const {
+    Index const warp = thread.block() * warps + thread.warp(), chunk = warp / pieces(), begin = chunk * 32;
+    if (begin + 32 >= count) return;
+    std::int32_t const id = id_at(begin + 31);
+    if (id_at(begin + 32) != id || (id_at(begin) == id && id_at(begin - 1) == id)) return;
+    Index const column = warp % pieces() * piece + thread.lane() * pack, left = width - column;
+    float sum[pack], values[pack];
+    float* const to = dtable + id * width + column;
+    load(to, left, packed, sum);
+    load(parts + (2 * chunk + 1) * width + column, left, packed, values);
+    MODULEFORMER_UNROLL
+    for (int c = 0; c < pack; ++c) sum[c] += values[c];
+    for (Index next = chunk + 1;; next += 32) {
+      std::uint32_t const others = ~thread.ballot(id_at((next + thread.lane()) * 32) == id);
+      int const more = std::popcount((others & -others) - 1u);  // lanes below the first other; 32 where there is none
+      for (int i = 0; i < more; i += at_once) {
+        Words<float, pack> some[at_once];
         MODULEFORMER_UNROLL
-        for (int k = 0; k < rows_at_once; ++k) {
-          if (i + k >= run) continue;
+        for (int k = 0; k < at_once; ++k)
+          some[k] = load_words<pack>(parts + 2 * (next + i + k) * width + column, i + k < more ? left : 0, packed);
+        MODULEFORMER_UNROLL
+        for (int k = 0; k < at_once; ++k) {
+          if (i + k >= more) continue;
+          unpack(some[k], values);
           MODULEFORMER_UNROLL
-          for (int c = 0; c < pack; ++c) sum[c] += rows[k][c];
+          for (int c = 0; c < pack; ++c) sum[c] += values[c];
         }
       }
-      if (run < 32) break;
+      if (more < 32) break;
     }
-    store(thread, dtable + id * width + column, left, packed, sum);
+    store(thread, to, left, packed, sum);
   }
 };
 
