@@ -29,10 +29,12 @@ MODULEFORMER_DEVICE void block_sums(Thread const& thread, T (&values)[Count], T*
   }
 }
 
-/// sums[piece] = <x, y> over the piece, in double.
+/// sums[piece] = <x, y> over the piece, in double; x may be y.
 struct InnerProduct {
   static constexpr int threads = 256;
+  static constexpr int blocks_at_once = 4;
   static constexpr int pack = pack_size<float>;
+  static constexpr int at_once = 4;  // packs under way together
   static constexpr std::size_t shared_bytes = threads / 32 * sizeof(double);
   float const* x;
   float const* y;
@@ -45,12 +47,22 @@ struct InnerProduct {
   MODULEFORMER_DEVICE void operator()(Thread const& thread) const {
     Index const begin = thread.block() * piece, end = begin + piece < size ? begin + piece : size;
     double sum[1] = {0.0};
-    for (Index at = begin + thread.index() * pack; at < end; at += threads * pack) {
-      float a[pack], b[pack];
-      load(x + at, end - at, packed, a);
-      load(y + at, end - at, packed, b);
+    for (Index at = begin + thread.index() * pack; at < end; at += at_once * threads * pack) {
+      Words<float, pack> left[at_once], right[at_once];
       MODULEFORMER_UNROLL
-      for (int i = 0; i < pack; ++i) sum[0] += static_cast<double>(a[i]) * static_cast<double>(b[i]);
+      for (int k = 0; k < at_once; ++k) {
+        Index const place = at + k * threads * pack;
+        left[k] = load_words<pack>(x + place, end - place, packed);
+        right[k] = x == y ? left[k] : load_words<pack>(y + place, end - place, packed);
+      }
+      MODULEFORMER_UNROLL
+      for (int k = 0; k < at_once; ++k) {
+        float a[pack], b[pack];
+        unpack(left[k], a);
+        unpack(right[k], b);
+        MODULEFORMER_UNROLL
+        for (int i = 0; i < pack; ++i) sum[0] += static_cast<double>(a[i]) * static_cast<double>(b[i]);
+      }
     }
     block_sums<threads>(thread, sum, thread.template shared<double>());
     if (thread.index() == 0) sums[thread.block()] = sum[0];

@@ -28,7 +28,8 @@ template <int Items>
 struct SumRouting {
   static constexpr int warps = ExpertRow<Items>::warps;
   static constexpr int threads = 32 * warps;
-  static constexpr Index tile = 64;  // tokens of a block
+  static constexpr Index tile = 32;  // tokens of a block
+  static constexpr int at_once = Items <= 2 ? 4 : 1;  // tokens of a warp that are under way together
   static constexpr Index chunk = ExpertRow<Items>::chunk;
   static constexpr Index shared_bytes = 8 * (3 * chunk + 2);
 
@@ -48,23 +49,42 @@ struct SumRouting {
     Index const end = begin + tile < row.tokens ? begin + tile : row.tokens;
     double probability[Items] = {}, gate[Items] = {}, entropy = 0, squares = 0;
     int count[Items] = {};
-    for (Index t = begin + thread.warp(); t < end; t += warps) {
-      double const row_lse = static_cast<double>(lse[t]);
-      row.for_experts(thread, first, [&](int i, Index e) {
-        double const p = static_cast<double>(probs[t * row.experts + e]);
-        probability[i] += p;
-        entropy += entropy_term(p, static_cast<double>(logits[t * row.experts + e]) - row_lse);
-      });
-      if (which_chunk == 0) squares += row_lse * row_lse;
-      for (Index s = 0; s < chosen; ++s) {
-        Index const mine = ids[t * chosen + s] - first - thread.lane();
-        float const value = gates[t * chosen + s];
-        MODULEFORMER_UNROLL
-        for (int i = 0; i < Items; ++i)
-          if (mine == 32 * i) {
-            gate[i] += static_cast<double>(value);
-            ++count[i];
-          }
+    for (Index from = begin + thread.warp(); from < end; from += at_once * warps) {
+      float p[at_once][Items] = {}, logit[at_once][Items] = {}, row_lse[at_once] = {}, gate_of[at_once] = {};
+      ExpertId id[at_once] = {};  // of the choice with the lane's number
+      MODULEFORMER_UNROLL
+      for (int k = 0; k < at_once; ++k) {
+        Index const t = from + k * warps;
+        if (t >= end) continue;
+        row_lse[k] = lse[t];
+        row.for_experts(thread, first, [&](int i, Index e) {
+          p[k][i] = probs[t * row.experts + e];
+          logit[k][i] = logits[t * row.experts + e];
+        });
+        read_choice(thread, t, 0, id[k], gate_of[k]);
+      }
+      MODULEFORMER_UNROLL
+      for (int k = 0; k < at_once; ++k) {
+        Index const t = from + k * warps;
+        if (t >= end) continue;
+        double const of_row = static_cast<double>(row_lse[k]);
+        row.for_experts(thread, first, [&](int i, Index) {
+          double const probability_here = static_cast<double>(p[k][i]);
+          probability[i] += probability_here;
+          entropy += entropy_term(probability_here, static_cast<double>(logit[k][i]) - of_row);
+        });
+        if (which_chunk == 0) squares += of_row * of_row;
+        for (Index s = 0; s < chosen; ++s) {
+          if (s > 0 && s % 32 == 0) read_choice(thread, t, s, id[k], gate_of[k]);
+          Index const mine = thread.shuffle(id[k], static_cast<int>(s % 32)) - first - thread.lane();
+          float const value = thread.shuffle(gate_of[k], static_cast<int>(s % 32));
+          MODULEFORMER_UNROLL
+          for (int i = 0; i < Items; ++i)
+            if (mine == 32 * i) {
+              gate[i] += static_cast<double>(value);
+              ++count[i];
+            }
+        }
       }
     }
     entropy = warp_sum(thread, entropy);
@@ -92,6 +112,17 @@ struct SumRouting {
     }
     if (thread.index() < 2) partials.rows[2 * thread.block() + thread.index()] = sums[3 * chunk + thread.index()];
   }
+
+ private:
+  /// Choice first_choice + lane of a token, if there is one.
+  template <class Thread>
+  MODULEFORMER_DEVICE void read_choice(Thread const& thread, Index t, Index first_choice, ExpertId& id,
+                                       float& gate) const {
+    Index const s = first_choice + thread.lane();
+    if (s >= chosen) return;
+    id = ids[t * chosen + s];
+    gate = gates[t * chosen + s];
+  }
 };
 
 /// Every sum of the statistics that is not null: a block has 32 of the 3 E + 2 columns of the partial sums, a warp
@@ -99,6 +130,7 @@ struct SumRouting {
 struct AddRoutingTiles {
   static constexpr int warps = 32;
   static constexpr int threads = 32 * warps;
+  static constexpr int at_once = 8;  // partial sums under way together
   static constexpr Index shared_bytes = 8 * warps * 33;
 
   RoutingPartials partials;
@@ -109,13 +141,9 @@ struct AddRoutingTiles {
   MODULEFORMER_DEVICE void operator()(Thread const& thread) const {
     Index const first = thread.block() * 32, sums = 3 * experts, column = first + thread.lane();
     double total = 0;
-    if (column < sums) {
-      for (Index tile = thread.warp(); tile < partials.tiles; tile += warps)
-        total += partials.experts[tile * sums + column];
-    } else if (column < sums + 2) {
-      for (Index row = thread.warp(); row < partials.tiles * partials.chunks; row += warps)
-        total += partials.rows[2 * row + column - sums];
-    }
+    if (column < sums) total = sum_of(thread, partials.experts + column, partials.tiles, sums);
+    else if (column < sums + 2)
+      total = sum_of(thread, partials.rows + column - sums, partials.tiles * partials.chunks, 2);
     auto* const of_warps = thread.template shared<double>();  // (warps, 32), a row a bank further
     of_warps[thread.warp() * 33 + thread.lane()] = total;
     thread.sync();
@@ -124,6 +152,19 @@ struct AddRoutingTiles {
   }
 
  private:
+  /// Of every 32nd of `count` numbers, `stride` apart, from the warp's on.
+  template <class Thread>
+  static MODULEFORMER_DEVICE double sum_of(Thread const& thread, double const* from, Index count, Index stride) {
+    double total = 0;
+    for (Index first = thread.warp(); first < count; first += at_once * warps) {
+      double some[at_once];
+      MODULEFORMER_UNROLL
+      for (int k = 0; k < at_once; ++k) some[k] = first + k * warps < count ? from[(first + k * warps) * stride] : 0.0;
+      MODULEFORMER_UNROLL
+      for (int k = 0; k < at_once; ++k) total += some[k];
+    }
+    return total;
+  }
   MODULEFORMER_DEVICE void store(Index column, double total) const {
     Index const kind = column / experts, e = column % experts;
     double* place = nullptr;
