@@ -12,6 +12,7 @@
 #include <moduleformer/backend/cuda/kernels/packs.cuh>
 #include <moduleformer/backend/cuda/kernels/stick_breaking.cuh>
 #include <moduleformer/backend/cuda/kernels/stick_breaking_tensor.cuh>
+#include <moduleformer/backend/cuda/kernels/stick_breaking_warpgroup.cuh>
 #include <moduleformer/backend/cuda/stick_breaking_decode.cuh>
 #include <moduleformer/core/error.hpp>
 
@@ -124,10 +125,13 @@ void stick_breaking_forward(CudaBackend<S, P>& backend, StickBreakingVariant var
   if constexpr (std::is_same_v<S, bfloat16>) {
     bool const aligned = kernels::may_pack<8>(q.data(), k.data(), v.data(), y.data());
     if (aligned && detail::with_tensor_head(extents.head_size, [&](auto d) {
-          using Kernel = kernels::StickBreakingTensorForward<d>;
-          call.tiles = detail::most_tiles(shape, Kernel::size);
-          backend.launch(Kernel{call}, call.tiles * heads + detail::ceil_divide(shape.rows, Kernel::threads),
-                         Kernel::shared_bytes);
+          auto const launch = [&]<class Kernel>(std::type_identity<Kernel>) {
+            call.tiles = detail::most_tiles(shape, Kernel::size);
+            backend.launch(Kernel{call}, call.tiles * heads + detail::ceil_divide(shape.rows, Kernel::threads),
+                           Kernel::shared_bytes);
+          };
+          if (backend.stream().has_warpgroups()) launch(std::type_identity<kernels::StickBreakingWarpgroupForward<d>>{});
+          else launch(std::type_identity<kernels::StickBreakingTensorForward<d>>{});
         }))
       return;
     auto const matrix = detail::score_matrix(shape, extents.most_keys, k.extent(0), 6);

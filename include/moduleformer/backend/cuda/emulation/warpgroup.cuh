@@ -42,6 +42,8 @@ class ProductQueue {
     SharedMatrix a, b;
     int major_a, major_b;
     bool add;  // to the sums, or else set them
+    bool has_rows;  // a is what the lanes have in registers
+    std::uint32_t rows[4];
   };
 
   void issue(Product const& product) {
@@ -72,10 +74,13 @@ class ProductQueue {
       float a[16][16];
       int const row = wait(0).warp % 4 * 16;
       for (int k = 0; k < 16; ++k) {
-        for (int r = 0; r < 16; ++r) a[r][k] = product.a.at(row + r, k, product.major_a);
+        for (int r = 0; r < 16; ++r) a[r][k] = product.has_rows ? 0.0f : product.a.at(row + r, k, product.major_a);
         for (int c = 0; c < product.columns; ++c)
           b[static_cast<std::size_t>(16 * c + k)] = product.b.at(c, k, product.major_b);
       }
+      for (std::size_t lane = 0; lane < 32 && product.has_rows; ++lane)
+        if (done < wait(lane).queue->products_.size())
+          put_rows(wait(lane).queue->products_[done].product.rows, static_cast<int>(lane), a);
       for (std::size_t lane = 0; lane < 32; ++lane) wait(lane).queue->execute(done, static_cast<int>(lane), a, b.data());
       ++done;
     }
@@ -103,6 +108,14 @@ class ProductQueue {
       float* const sums = pending.product.sums;
       pending.before.assign(sums, sums + pending.product.columns / 2);
       std::fill_n(sums, pending.product.columns / 2, std::numeric_limits<float>::quiet_NaN());
+    }
+  }
+
+  /// A lane's words of a fragment of 16 x 16.
+  static void put_rows(std::uint32_t const (&words)[4], int lane, float (&a)[16][16]) {
+    for (int i = 0; i < 8; ++i) {
+      std::uint32_t const bits = i % 2 == 0 ? words[i / 2] << 16 : words[i / 2] & 0xffff0000u;
+      a[lane / 4 + 8 * (i / 2 % 2)][2 * (lane % 4) + 8 * (i / 4) + i % 2] = std::bit_cast<float>(bits);
     }
   }
 
