@@ -26,9 +26,12 @@ BOOST_AUTO_TEST_CASE_TEMPLATE(definition, B, Backends) {
   for (auto const& c : all_cases())
     for (auto const variant : variants) {
       auto const in = stored_inputs<S>(c, 22);
-      BOOST_TEST_CONTEXT(describe(c, variant)) {
-        check_gradients<S>(attend<B>(c, variant, in, {.gradients = true}), reference(c, variant, in));
-      }
+      auto const expected = reference(c, variant, in);
+      with_every_product_engine([&] {
+        BOOST_TEST_CONTEXT(describe(c, variant)) {
+          check_gradients<S>(attend<B>(c, variant, in, {.gradients = true}), expected);
+        }
+      });
     }
 }
 

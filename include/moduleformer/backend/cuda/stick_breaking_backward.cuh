@@ -5,6 +5,7 @@
 
 #include <moduleformer/backend/cuda/kernels/stick_breaking_backward.cuh>
 #include <moduleformer/backend/cuda/kernels/stick_breaking_tensor_backward.cuh>
+#include <moduleformer/backend/cuda/kernels/stick_breaking_warpgroup_backward.cuh>
 #include <moduleformer/backend/cuda/stick_breaking.cuh>
 
 #include <algorithm>
@@ -86,6 +87,15 @@ void attend_backward(CudaBackend<S, P>& backend, StickBreakingVariant variant, A
   };
   if constexpr (std::is_same_v<S, bfloat16>) {
     if (aligned && with_tensor_head(extents.head_size, [&](auto d) {
+          if (backend.stream().has_warpgroups()) {
+            using Queries = kernels::StickBreakingWarpgroupQueryGradient<d>;
+            using Keys = kernels::StickBreakingWarpgroupKeyGradient<d>;
+            Index const tiles = most_tiles(shape, Queries::size);
+            backend.launch(Queries{call, tiles}, tiles * shape.heads + ceil_divide(shape.rows, Queries::threads),
+                           Queries::shared_bytes);
+            backend.launch(Keys{call}, call.key_blocks(), Keys::shared_bytes);
+            return;
+          }
           using Queries = kernels::StickBreakingTensorQueryGradient<d>;
           using Keys = kernels::StickBreakingTensorKeyGradient<d>;
           launch(Queries{call}, Keys{call}, Queries::shared_bytes, Keys::shared_bytes);

@@ -4,6 +4,8 @@
 // are not bounded one by one, but where the stick that a lane's 16 keys leave might underflow, all are bounded
 // and the run is computed again; and what is left of the stick runs along with the weights:
 //   inv = stick / prod_{m>=j} a_m ;  weight_j = e_j inv ;  inv += weight_j, which is inv a_j.
+// Backward has beta = e / a of each key as well, and with G_j = weight_j A_j:
+//   dl_j = G_j - beta_j (G_j + sum of G over older keys).
 
 #include <moduleformer/backend/cuda/kernels/stick_breaking_run.cuh>
 #include <moduleformer/core/platform.hpp>
@@ -67,6 +69,43 @@ struct LinearRun {
         e[4 * g + i] *= left;
         left += e[4 * g + i];
       }
+    }
+  }
+  /// e becomes beta; a is what A was multiplied from and becomes G; store(j, weight) in falling order of j.
+  template <class Store>
+  MODULEFORMER_DEVICE void contributions(float (&e)[run_keys], float (&a)[run_keys], float stick, Store store) const {
+    MODULEFORMER_UNROLL
+    for (int g = groups - 1; g >= 0; --g) {
+      float left[4];
+      MODULEFORMER_UNROLL
+      for (int i = 0; i < 4; ++i) left[i] = 1 + e[4 * g + i];
+      float const older = inverse[g] * (left[2] * left[3]), newer = inverse[g] * (left[0] * left[1]);
+      float const u[4] = {older * left[1], older * left[0], newer * left[3], newer * left[2]};
+      MODULEFORMER_UNROLL
+      for (int i = 3; i >= 0; --i) {
+        int const j = 4 * g + i;
+        e[j] *= u[i];
+        float const weight = e[j] * stick;
+        stick *= u[i];
+        a[j] *= weight;
+        store(j, weight);
+      }
+    }
+  }
+  /// G becomes dl; prefix, the sum of G over older keys, moves on to the newer edge of the block.
+  template <class Thread>
+  static MODULEFORMER_DEVICE void differentiate(Thread const& thread, int t, float const (&beta)[run_keys],
+                                                float (&g)[run_keys], float& prefix) {
+    float sum = 0;
+    MODULEFORMER_UNROLL
+    for (int j = 0; j < run_keys; ++j) sum += g[j];
+    float const near = thread.shuffle_xor(sum, 1), pair = sum + near, far = thread.shuffle_xor(pair, 2);
+    float upto = prefix + (((t & 1) != 0 ? near : 0.0f) + ((t & 2) != 0 ? far : 0.0f));
+    prefix += pair + far;
+    MODULEFORMER_UNROLL
+    for (int j = 0; j < run_keys; ++j) {
+      upto += g[j];
+      g[j] -= beta[j] * upto;
     }
   }
 };

@@ -38,8 +38,8 @@ struct WarpgroupTile {
   static MODULEFORMER_DEVICE void copy_rows(Thread const& thread, bfloat16 const* from, Index stride, int begin,
                                             int end, bfloat16* to) {
     constexpr int at_once = threads / chunks, passes = (count + at_once - 1) / at_once;
-    static_assert(threads % chunks == 0);
-    int const first = thread.index() / chunks, chunk = thread.index() % chunks;
+    int const index = thread.opaque(thread.index()), first = index / chunks, chunk = index % chunks;
+    if (threads % chunks != 0 && first >= at_once) return;
     bfloat16 const* place = from + first * static_cast<int>(stride) + chunk * 8;
     MODULEFORMER_UNROLL
     for (int pass = 0; pass < passes; ++pass, place += at_once * static_cast<int>(stride)) {
@@ -80,15 +80,15 @@ struct WarpgroupTile {
     MODULEFORMER_UNROLL
     for (int j = 0; j < run_keys; ++j) x[j] = s[j / 2 * 4 + 2 * half + j % 2];
   }
-  /// Runs of both rows, rounded, as words for multiply_rows.
+  /// A run of its upper or lower row, rounded, to where it lies in words for multiply_rows.
   template <class Thread>
-  static MODULEFORMER_DEVICE void round_runs(Thread const& thread, float const (&x)[2][run_keys],
-                                             std::uint32_t (&words)[keys / 16][4]) {
+  static MODULEFORMER_DEVICE void round_run(Thread const& thread, float const (&x)[run_keys], int half,
+                                            std::uint32_t (&words)[keys / 16][4]) {
     MODULEFORMER_UNROLL
     for (int k = 0; k < keys / 16; ++k)
       MODULEFORMER_UNROLL
-      for (int i = 0; i < 4; ++i)
-        words[k][i] = thread.round_pair(x[i % 2][4 * k + i / 2 * 2], x[i % 2][4 * k + i / 2 * 2 + 1]);
+      for (int i = 0; i < 2; ++i)
+        words[k][2 * i + half] = thread.round_pair(x[4 * k + 2 * i], x[4 * k + 2 * i + 1]);
   }
 };
 
@@ -177,9 +177,9 @@ struct StickBreakingWarpgroupForward {
         auto const used = runs[half].exchange(thread, t);
         runs[half].weights(x[half], thread.exp2(log_stick[half] - used.newer));
         log_stick[half] -= used.all;
+        Tile::round_run(thread, x[half], half, weights);
         alive = alive || (rows[half] < tile.rows && !(log_stick[half] < call.log_bound));  // NaN goes on
       }
-      Tile::round_runs(thread, x, weights);
       thread.begin_products();
       Tile::weighted(thread, weights, block + Tile::block_size, out);
       thread.commit_products();

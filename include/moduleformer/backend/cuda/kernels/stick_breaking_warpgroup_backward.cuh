@@ -1,0 +1,496 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+// Stick-breaking attention backward by warpgroups, the two passes of stick_breaking_backward.cuh for bfloat16 heads of
+// 32, 64, 96 or 128. A warpgroup forms scores and A = dy.v of 64 rows and 64 keys in registers and scans them. The
+// pass over queries multiplies dl from registers with the keys; the pass over keys puts weights and dl, rounded to
+// bfloat16, into shared memory, and one warpgroup adds the products with dy of all rows, the other those with q.
+
+#include <moduleformer/backend/cuda/kernels/packs.cuh>
+#include <moduleformer/backend/cuda/kernels/stick_breaking_linear.cuh>
+#include <moduleformer/backend/cuda/kernels/stick_breaking_state.cuh>
+#include <moduleformer/backend/cuda/kernels/stick_breaking_warpgroup.cuh>
+#include <moduleformer/core/platform.hpp>
+#include <moduleformer/core/types.hpp>
+
+#include <bit>
+#include <cstddef>
+#include <cstdint>
+#include <type_traits>
+
+namespace moduleformer::kernels {
+
+/// What a warpgroup does with its 64 rows and one block of keys.
+template <int d>
+struct WarpgroupBackward {
+  using Tile = WarpgroupTile<d>;
+  struct Row {
+    int first = -1, end = 0;  // keys that it visited, of its sequence; -1: there is no such row
+    RowState state{};         // before the block that comes next
+
+    Row() = default;
+    /// At the first block that the row visits. A row beyond the tile's sees all keys, but is zero itself.
+    MODULEFORMER_DEVICE Row(StickBreakingBackwardCall<bfloat16> const& call, QueryTile const& tile, int row, int head)
+        : end(tile.sequence.keys) {
+      if (row >= tile.rows) return;
+      Index const place = (tile.matrix_row() + row) * call.shape.heads + head;
+      first = call.stop[place];
+      end = tile.visible_end(row);
+      state = {call.log_stick[place] * BinaryUnits::per_nat, 0.0f};
+    }
+  };
+
+  /// Rows of q and dy from `queries` and `gradients` on, in parts of `count` rows; keys and values are a block's parts.
+  /// done(half, weights, dl) takes what the lane has of its upper row, then of its lower one: weights as pairs of
+  /// bfloat16, made if the pass has a use for them.
+  template <int count, bool weights, class Thread, class Done>
+  static MODULEFORMER_DEVICE void visit(Thread const& thread, StickBreakingBackwardCall<bfloat16> const& call,
+                                        bfloat16 const* queries, bfloat16 const* gradients, bfloat16 const* keys,
+                                        bfloat16 const* values, int base, int matrix_row, int head, Row (&rows)[2],
+                                        Done done) {
+    typename Tile::Scores logits, products;
+    thread.begin_products();
+    Tile::template scores<count>(thread, queries, keys, logits);
+    Tile::template scores<count>(thread, gradients, values, products);
+    thread.commit_products();
+    thread.template wait_products<0>();
+    float x[2][run_keys], score[2][run_keys];
+    MODULEFORMER_UNROLL
+    for (int half = 0; half < 2; ++half) {
+      Tile::take_run(logits, half, x[half]);
+      Tile::take_run(products, half, score[half]);
+    }
+    bool at_edge = false;
+    MODULEFORMER_UNROLL
+    for (int half = 0; half < 2; ++half)
+      at_edge = at_edge || rows[half].first > base || rows[half].end < base + Tile::keys;
+    if (thread.ballot(at_edge) == 0) scan<false, weights>(thread, call, base, matrix_row, head, rows, x, score, done);
+    else scan<true, weights>(thread, call, base, matrix_row, head, rows, x, score, done);
+  }
+
+ private:
+  template <bool masked, bool weights, class Thread, class Done>
+  static MODULEFORMER_DEVICE void scan(Thread const& thread, StickBreakingBackwardCall<bfloat16> const& call, int base,
+                                       int matrix_row, int head, Row (&rows)[2], float (&x)[2][run_keys], float (&score)[2][run_keys],
+                                       Done done) {
+    int const t = thread.lane() % 4, run = base + t * run_keys;
+    int const begins[2] = {rows[0].first - run, rows[1].first - run}, ends[2] = {rows[0].end - run, rows[1].end - run};
+    LinearRun runs[2];
+    begin_runs<masked>(thread, x, call.logit_scale, begins, ends, runs);
+    MODULEFORMER_UNROLL
+    for (int half = 0; half < 2; ++half) {
+      Row& row = rows[half];
+      auto const used = runs[half].exchange(thread, t);
+      float right = row.state.log_stick + used.all;
+      if (right > 0.0f || row.end <= base + Tile::keys) right = 0.0f;  // no newer key uses any of the stick
+      row.state.log_stick = right;
+      if (call.shape.keep_remainder) {
+        Index const place = static_cast<Index>(matrix_row + 8 * half) * call.shape.heads + head;
+        float const own = row.first < 0 ? 0.0f : call.own[place];
+        MODULEFORMER_UNROLL
+        for (int j = 0; j < run_keys; ++j) score[half][j] -= own;
+      }
+      std::uint32_t words[run_keys / 2] = {};
+      float newer = 0;
+      runs[half].contributions(x[half], score[half], thread.exp2(right - used.newer), [&](int j, float weight) {
+        if constexpr (weights) {
+          if (j % 2 == 1) newer = weight;
+          else words[j / 2] = thread.round_pair(weight, newer);
+        }
+      });
+      LinearRun::differentiate(thread, t, x[half], score[half], row.state.prefix);
+      done(half, words, score[half]);
+    }
+  }
+};
+
+template <int d, int groups = d <= 64 ? 2 : 3, int Blocks = d <= 32 ? 2 : 1>
+struct StickBreakingWarpgroupQueryGradient {
+  using Tile = WarpgroupTile<d>;
+  using Group = WarpgroupBackward<d>;
+  static constexpr int warps = 4 * groups, threads = 32 * warps, size = 64 * groups, stages = 2;
+  static constexpr int blocks_at_once = Blocks;
+  static_assert(Tile::keys == state_keys && state_rows == 64);
+  static constexpr int row_part = Tile::template Part<size>::size;
+  static constexpr std::size_t shared_bytes =
+      (2 * row_part + stages * 2 * Tile::block_size) * sizeof(bfloat16) + warps * sizeof(int);
+
+  StickBreakingBackwardCall<bfloat16> call;
+  Index tiles;  // at least as many as there are; the other blocks clear rows of no sequence
+
+  template <class Thread>
+  MODULEFORMER_DEVICE void operator()(Thread const& thread) const {
+    if constexpr (Thread::has_warpgroups) differentiate(thread);
+  }
+
+ private:
+  template <class Thread>
+  MODULEFORMER_DEVICE void differentiate(Thread const& thread) const {
+    AttentionShape const& shape = call.shape;
+    auto const number = static_cast<std::uint32_t>(thread.block()), heads = static_cast<std::uint32_t>(shape.heads);
+    std::uint32_t const from_last = number / heads;
+    int const head = static_cast<int>(number - from_last * heads), t = thread.lane() % 4;
+    Index const stride = shape.stride();
+    if (from_last >= tiles) return clear(thread, (thread.block() - tiles * shape.heads) * threads + thread.warp() * 32);
+    QueryTile const tile = find_tile(thread, shape, tiles - 1 - from_last, size);
+    if (tile.rows == 0) return;
+
+    int const own_row = thread.warp() * 16 + thread.lane() / 4;
+    int const own_rows[2] = {own_row, own_row + 8};
+    Index const column = static_cast<Index>(head) * d, place = tile.matrix_row() * stride + column;
+    Index const key_place = tile.sequence.key_row * stride + column;
+    auto* const queries = thread.template shared<bfloat16>();
+    bfloat16* const gradients = queries + row_part;
+    bfloat16* const blocks = gradients + row_part;
+    auto* const scratch = reinterpret_cast<int*>(blocks + stages * 2 * Tile::block_size);
+    Tile::template copy_rows<threads, size, false, true>(thread, call.q + place, stride, 0, tile.rows, queries);
+    Tile::template copy_rows<threads, size, false, true>(thread, call.dy + place, stride, 0, tile.rows, gradients);
+
+    int const phase = tile.sequence.key_row % state_keys, newest = tile.visible_end(tile.rows - 1);
+    if (shape.keep_remainder)
+      MODULEFORMER_UNROLL
+      for (int half = 0; half < 2; ++half) store_own(thread, tile, own_rows[half], head, place, key_place);
+    typename Group::Row rows[2] = {{call, tile, own_rows[0], head}, {call, tile, own_rows[1], head}};
+    int block = (oldest_of(thread, tile, rows, own_rows, head, scratch) + phase) / state_keys;
+    auto const copy_block = [&](int first_key, int stage) {
+      bfloat16* const to = blocks + stage * 2 * Tile::block_size;
+      int const begin = first_key < 0 ? -first_key : 0, end = newest - first_key;
+      Index const from = key_place + first_key * stride;
+      auto const copy = [&]<bool bounded>(std::bool_constant<bounded>) {
+        Tile::template copy_rows<threads, Tile::keys, true, bounded>(thread, call.k + from, stride, begin, end, to);
+        Tile::template copy_rows<threads, Tile::keys, true, bounded>(thread, call.v + from, stride, begin, end,
+                                                                     to + Tile::block_size);
+      };
+      if (begin == 0 && end >= Tile::keys) copy(std::false_type{});
+      else copy(std::true_type{});
+    };
+    if (block * state_keys - phase < newest) copy_block(block * state_keys - phase, 0);
+    thread.commit_copies();
+    int const step = *call.places.step;
+
+    typename Tile::Output sums;
+    MODULEFORMER_UNROLL
+    for (int i = 0; i < d / 2; ++i) sums[i] = 0.0f;
+    std::uint32_t words[Tile::keys / 16][4];
+    int const group_rows = thread.warp() / 4 * 64 * 64;
+    for (int stage = 0; block * state_keys - phase < newest; ++block, stage ^= 1) {
+      int const base = block * state_keys - phase;
+      thread.template wait_copies<0>();
+      thread.publish_shared();
+      thread.template wait_products<0>();
+      thread.sync();  // the other stage is free
+      if (base + state_keys < newest) copy_block(base + state_keys, stage ^ 1);
+      thread.commit_copies();
+      if (t == 0 && block % step == 0) {
+        MODULEFORMER_UNROLL
+        for (int half = 0; half < 2; ++half)
+          if (own_rows[half] < tile.rows)
+            *call.places.at(head, tile.sequence, block, tile.first_row + own_rows[half]) = rows[half].state;
+      }
+      bfloat16 const* const keys = blocks + stage * 2 * Tile::block_size;
+      Group::template visit<size, false>(
+          thread, call, queries + group_rows, gradients + group_rows, keys, keys + Tile::block_size, base,
+          static_cast<int>(tile.matrix_row()) + own_rows[0], head, rows,
+          [&](int half, std::uint32_t(&)[run_keys / 2], float const(&dl)[run_keys]) {
+            Tile::round_run(thread, dl, half, words);
+          });
+      thread.begin_products();
+      Tile::weighted(thread, words, keys, sums);
+      thread.commit_products();
+    }
+    thread.template wait_products<0>();
+    thread.template wait_copies<0>();
+
+    MODULEFORMER_UNROLL
+    for (int half = 0; half < 2; ++half) {
+      if (own_rows[half] >= tile.rows) continue;
+      bfloat16* const dq = call.dq + place + own_rows[half] * stride + 2 * t;
+      MODULEFORMER_UNROLL
+      for (int j = 0; j < d / 8; ++j)
+        *reinterpret_cast<std::uint32_t*>(dq + 8 * j) =
+            thread.round_pair(call.scale * sums[4 * j + 2 * half], call.scale * sums[4 * j + 2 * half + 1]);
+    }
+  }
+
+  template <class Thread>
+  MODULEFORMER_DEVICE void clear(Thread const& thread, Index first) const {
+    for_rows_of_no_sequence(thread, call.shape, first, [&](Index row) {
+      for (Index x = thread.lane(); x < call.shape.stride(); x += 32)
+        call.dq[row * call.shape.stride() + x] = static_cast<bfloat16>(0.0f);
+    });
+  }
+
+  /// The oldest key that rows of the tile visited, and for the other pass that of each 64 of them.
+  template <class Thread>
+  MODULEFORMER_DEVICE int oldest_of(Thread const& thread, QueryTile const& tile, typename Group::Row const (&rows)[2],
+                                    int const (&own_rows)[2], int head, int* scratch) const {
+    constexpr int never = 0x7fffffff;
+    int oldest = never;
+    MODULEFORMER_UNROLL
+    for (int half = 0; half < 2; ++half)
+      if (own_rows[half] < tile.rows && rows[half].first < oldest) oldest = rows[half].first;
+    oldest = never - static_cast<int>(thread.reduce_max(static_cast<std::uint32_t>(never - oldest)));
+    if (thread.lane() == 0) scratch[thread.warp()] = oldest;
+    thread.sync();
+    int of_group = never;
+    MODULEFORMER_UNROLL
+    for (int w = 0; w < warps; ++w) {
+      int const other = scratch[w];
+      oldest = other < oldest ? other : oldest;
+      if (w / 4 == thread.warp() / 4) of_group = other < of_group ? other : of_group;
+    }
+    if (thread.index() % 128 == 0 && thread.warp() * 16 < tile.rows)
+      *call.places.oldest_of(head, tile.sequence.index, tile.first_row / state_rows + thread.warp() / 4) = of_group;
+    return oldest;
+  }
+
+  /// dy_i.v_i of a row by the four lanes that have it, for both passes.
+  template <class Thread>
+  MODULEFORMER_DEVICE void store_own(Thread const& thread, QueryTile const& tile, int row, int head, Index place,
+                                     Index key_place) const {
+    Index const stride = call.shape.stride();
+    float sum = 0;
+    if (row < tile.rows)
+      MODULEFORMER_UNROLL
+      for (int x = thread.lane() % 4 * 8; x < d; x += 32) {
+        float dy[8], v[8];
+        load(call.dy + place + row * stride + x, 8, true, dy);
+        load(call.v + key_place + tile.position(row) * stride + x, 8, true, v);
+        MODULEFORMER_UNROLL
+        for (int i = 0; i < 8; ++i) sum += dy[i] * v[i];
+      }
+    sum += thread.shuffle_xor(sum, 1);
+    sum += thread.shuffle_xor(sum, 2);
+    if (row < tile.rows) call.own[(tile.matrix_row() + row) * call.shape.heads + head] = sum;
+    thread.sync_warp();
+  }
+};
+
+/// One warpgroup forms both results, or of two each one.
+template <int d, int groups = d <= 64 ? 1 : 2, int Blocks = d <= 64 ? 3 : 1>
+struct StickBreakingWarpgroupKeyGradient {
+  using Tile = WarpgroupTile<d>;
+  using Group = WarpgroupBackward<d>;
+  static_assert(groups == 1 || groups == 2);
+  static constexpr int warps = 4 * groups, threads = 32 * warps, size = 16 * warps, stages = 2;
+  static constexpr int blocks_at_once = Blocks;
+  static constexpr int group = size / state_rows;  // tiles of the other pass in one of this
+  using ScorePart = SharedPart<bfloat16, size, Tile::keys>;
+  static constexpr int row_part = Tile::template Part<size>::size;
+  static constexpr std::size_t shared_bytes =
+      (2 * Tile::block_size + stages * 2 * row_part + 2 * ScorePart::size) * sizeof(bfloat16);
+  static_assert(2 * Tile::block_size <= 2 * row_part);
+
+  StickBreakingBackwardCall<bfloat16> call;
+
+  template <class Thread>
+  MODULEFORMER_DEVICE void operator()(Thread const& thread) const {
+    if constexpr (Thread::has_warpgroups) differentiate(thread);
+  }
+
+ private:
+  static constexpr int results = 2 / groups;  // of a warpgroup: dv first, or dv of the first warpgroup
+  struct Sums {
+    typename Tile::Output of[results];
+  };
+
+  template <class Thread>
+  MODULEFORMER_DEVICE void differentiate(Thread const& thread) const {
+    AttentionShape const& shape = call.shape;
+    int const head = static_cast<int>(thread.block() % shape.heads);
+    // Forwards: the first keys of a sequence are those that most tiles see.
+    Index const first_key = thread.block() / shape.heads * Tile::keys;
+    Sums sums;
+    MODULEFORMER_UNROLL
+    for (int r = 0; r < results; ++r)
+      MODULEFORMER_UNROLL
+      for (int i = 0; i < d / 2; ++i) sums.of[r][i] = 0.0f;
+    bool touched = false;
+    call.for_sequences(thread, first_key, [&](int sequence) {
+      touched = true;
+      visit_sequence(thread, sequence, first_key, head, sums);
+    });
+    if (!touched) return;
+
+    bool const has_values = thread.warp() < 4, has_keys = thread.warp() / 4 == groups - 1;
+    auto& keys = sums.of[results - 1];
+    auto& values = sums.of[0];
+    if (has_keys)
+      MODULEFORMER_UNROLL
+      for (int i = 0; i < d / 2; ++i) keys[i] *= call.scale;
+    if (call.dk == call.dv) {  // rounded once
+      auto* const shared = thread.template shared<float>() + thread.index() % 128;
+      thread.sync();
+      MODULEFORMER_UNROLL
+      for (int i = 0; i < d / 2; ++i)
+        if (has_keys) shared[i * 128] = keys[i];
+      thread.sync();
+      if (!has_values) return;
+      MODULEFORMER_UNROLL
+      for (int i = 0; i < d / 2; ++i) values[i] += shared[i * 128];
+    }
+    if (has_values) add(thread, values, first_key, head, call.dv);
+    if (has_keys && call.dk != call.dv) add(thread, keys, first_key, head, call.dk);
+  }
+
+  template <class Thread>
+  MODULEFORMER_DEVICE void add(Thread const& thread, typename Tile::Output const& sums, Index first_key, int head,
+                               bfloat16* matrix) const {
+    Index const column = static_cast<Index>(head) * d + 2 * (thread.lane() % 4);
+    MODULEFORMER_UNROLL
+    for (int half = 0; half < 2; ++half) {
+      Index const row = first_key + thread.warp() % 4 * 16 + thread.lane() / 4 + 8 * half;
+      if (row >= call.key_rows) continue;
+      MODULEFORMER_UNROLL
+      for (int j = 0; j < d / 8; ++j) {
+        bfloat16* const to = matrix + row * call.shape.stride() + column + 8 * j;
+        float there[2];
+        load<2>(to, 2, true, there);
+        *reinterpret_cast<std::uint32_t*>(to) =
+            thread.round_pair(there[0] + sums[4 * j + 2 * half], there[1] + sums[4 * j + 2 * half + 1]);
+      }
+    }
+  }
+
+  template <class Thread>
+  MODULEFORMER_DEVICE void visit_sequence(Thread const& thread, int index, Index first_key, int head,
+                                          Sums& sums) const {
+    AttentionShape const& shape = call.shape;
+    SequenceRows const sequence{shape, index};
+    Index const stride = shape.stride(), column = static_cast<Index>(head) * d;
+    auto* const keys = thread.template shared<bfloat16>();
+    bfloat16* const values = keys + Tile::block_size;
+    bfloat16* const tiles = values + Tile::block_size;  // stages of queries and gradients
+    bfloat16* const weights_part = tiles + stages * 2 * row_part;
+    bfloat16* const dl_part = weights_part + ScorePart::size;
+
+    int const base = static_cast<int>(first_key) - sequence.key_row;
+    int const phase = sequence.key_row % state_keys, step = *call.places.step;
+    int const block = (base + phase) / state_keys, first_block = block / step * step;
+    int const first_token = base > sequence.offset ? base - sequence.offset : 0;
+    auto const next = [&](int from) {
+      return call.places.template next_tile<group>(thread, head, sequence, from, base + state_keys);
+    };
+    auto const copy_tile = [&](int number, int stage) {
+      Index const from = (sequence.query_row + number * size) * stride + column;
+      int const end = sequence.query_rows - number * size;
+      bfloat16* const to = tiles + stage * 2 * row_part;
+      auto const copy = [&]<bool bounded>(std::bool_constant<bounded>) {
+        Tile::template copy_rows<threads, size, false, bounded>(thread, call.q + from, stride, 0, end, to);
+        Tile::template copy_rows<threads, size, false, bounded>(thread, call.dy + from, stride, 0, end, to + row_part);
+      };
+      if (end >= size) copy(std::false_type{});
+      else copy(std::true_type{});
+    };
+    auto const copy_block = [&](bfloat16 const* matrix, int first, bfloat16* to) {
+      bfloat16 const* const from = matrix + (sequence.key_row + first) * stride + column;
+      Tile::template copy_rows<threads, Tile::keys, true, true>(thread, from, stride, first < 0 ? -first : 0,
+                                                                sequence.keys - first, to);
+    };
+    int number = next(first_token * shape.slots / size);
+    if (number * size >= sequence.query_rows) return;
+    thread.template wait_products<0>();
+    thread.sync();  // what an earlier sequence used is free
+    copy_block(call.k, base, keys);
+    copy_block(call.v, base, values);
+    copy_tile(number, 0);
+    thread.commit_copies();
+    int const own_row = thread.warp() * 16 + thread.lane() / 4, t = thread.lane() % 4;
+    int const own_rows[2] = {own_row, own_row + 8};
+    int const group_rows = thread.warp() / 4 * 64 * 64;
+    int following = next(number + 1);
+    for (int stage = 0; number * size < sequence.query_rows; stage ^= 1) {
+      QueryTile const tile{shape, sequence, number, size};
+      typename Group::Row rows[2] = {{call, tile, own_rows[0], head}, {call, tile, own_rows[1], head}};
+      int const entry = first_block * state_keys - phase;
+      MODULEFORMER_UNROLL
+      for (int half = 0; half < 2; ++half) {
+        if (entry > rows[half].first && entry < rows[half].end && own_rows[half] < tile.rows)
+          rows[half].state = *call.places.at(head, sequence, first_block, tile.first_row + own_rows[half]);
+      }
+      bfloat16 const* const queries = tiles + stage * 2 * row_part;
+      bfloat16* const next_tile = tiles + (stage ^ 1) * 2 * row_part;
+      thread.template wait_copies<0>();
+      thread.publish_shared();
+      thread.template wait_products<0>();
+      thread.sync();  // the other stage, weights and dl are free
+      for (int visited = first_block; visited <= block; ++visited) {
+        // An older block, whose states were not kept, comes to where the next queries will.
+        bool const is_older = visited < block;
+        if (is_older) {
+          copy_block(call.k, visited * state_keys - phase, next_tile);
+          copy_block(call.v, visited * state_keys - phase, next_tile + Tile::block_size);
+          thread.commit_copies();
+          thread.template wait_copies<0>();
+          thread.publish_shared();
+          thread.sync();
+        } else {
+          if (following * size < sequence.query_rows) copy_tile(following, stage ^ 1);
+          thread.commit_copies();
+        }
+        bfloat16 const* const part = is_older ? next_tile : keys;
+        Group::template visit<size, true>(
+            thread, call, queries + group_rows, queries + row_part + group_rows, part, part + Tile::block_size,
+            visited * state_keys - phase, static_cast<int>(tile.matrix_row()) + own_rows[0], head, rows,
+            [&](int half, std::uint32_t(&weights)[run_keys / 2], float const(&dl)[run_keys]) {
+              if (is_older) return;
+              if (shape.keep_remainder && own_rows[half] < tile.rows)  // y_i += r_i v_i
+                add_rest(thread, weights, tile.position(own_rows[half]) - base - t * run_keys,
+                         thread.exp2(call.log_stick[(tile.matrix_row() + own_rows[half]) * shape.heads + head] * BinaryUnits::per_nat));
+              std::uint32_t rounded[run_keys / 2];
+              MODULEFORMER_UNROLL
+              for (int j = 0; j < run_keys / 2; ++j) rounded[j] = thread.round_pair(dl[2 * j], dl[2 * j + 1]);
+              put(weights, own_rows[half], t, weights_part);
+              put(rounded, own_rows[half], t, dl_part);
+            });
+        if (is_older) thread.sync();
+      }
+      thread.publish_shared();
+      thread.sync();
+      thread.begin_products();
+      MODULEFORMER_UNROLL
+      for (int r = 0; r < results; ++r) {
+        bool const is_values = groups == 1 ? r == 0 : thread.warp() < 4;
+        add_products(thread, is_values ? weights_part : dl_part, is_values ? queries + row_part : queries, sums.of[r]);
+      }
+      thread.commit_products();
+      number = following;
+      following = next(number + 1);
+    }
+    thread.template wait_products<0>();
+  }
+
+  /// Adds to the weight of one key of the run, if it is one of its keys.
+  template <class Thread>
+  static MODULEFORMER_DEVICE void add_rest(Thread const& thread, std::uint32_t (&words)[run_keys / 2], int key,
+                                           float rest) {
+    MODULEFORMER_UNROLL
+    for (int j = 0; j < run_keys; ++j) {
+      if (j != key) continue;
+      std::uint32_t const word = words[j / 2];
+      float const low = std::bit_cast<float>(word << 16), high = std::bit_cast<float>(word & 0xffff0000u);
+      words[j / 2] = thread.round_pair(low + (j % 2 == 0 ? rest : 0.0f), high + (j % 2 == 1 ? rest : 0.0f));
+    }
+  }
+
+  static MODULEFORMER_DEVICE void put(std::uint32_t const (&words)[run_keys / 2], int row, int t, bfloat16* part) {
+    MODULEFORMER_UNROLL
+    for (int chunk = 0; chunk < 2; ++chunk) {
+      Pack<std::uint32_t, 4> pack;
+      MODULEFORMER_UNROLL
+      for (int i = 0; i < 4; ++i) pack.values[i] = words[4 * chunk + i];
+      *reinterpret_cast<Pack<std::uint32_t, 4>*>(part + ScorePart::at(row, 2 * t + chunk)) = pack;
+    }
+  }
+
+  /// Begins sums += scores^T rows.
+  template <class Thread>
+  static MODULEFORMER_DEVICE void add_products(Thread const& thread, bfloat16 const* scores, bfloat16 const* rows,
+                                               typename Tile::Output& sums) {
+    MODULEFORMER_UNROLL
+    for (int k = 0; k < size; k += 16)
+      thread.template multiply_narrow<1, 1>(sums, thread.shared_matrix(scores + k * 64, size * 128),
+                                            thread.shared_matrix(rows + k * 64, size * 128), true);
+  }
+};
+
+}  // namespace moduleformer::kernels
