@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: MIT
 # sh tests/build_device.sh [FOLDER]: tests and benchmarks for a machine that has a GPU and its driver and nothing else: beside
 # the programs lie Boost, the C++ library and the CUDA runtime. Copy FOLDER (default build/device) there and `sh run.sh`
-# in it: a line per suite, a summary, and exit status 77 without a device. ARCHITECTURES: as CMAKE_CUDA_ARCHITECTURES, default 90. JOBS: how many at once.
+# in it: a line per suite, a summary, and exit status 77 without a device. ARCHITECTURES: as CMAKE_CUDA_ARCHITECTURES, default 90a. JOBS: how many at once.
 set -eu
 source=$(cd "$(dirname "$0")/.." && pwd)
 folder=${1:-$source/build/device}
@@ -11,7 +11,7 @@ JOBS=${JOBS:-$(nproc 2>/dev/null || echo 2)}
 limit_mib=60
 
 cmake -S "$source" -B "$work" -G Ninja -DCMAKE_BUILD_TYPE=Release -DMODULEFORMER_CUDA=ON -DMODULEFORMER_SELF_CONTAINED=ON \
-  -DMODULEFORMER_NATIVE=OFF -DCMAKE_CUDA_ARCHITECTURES="${ARCHITECTURES:-90}"
+  -DMODULEFORMER_NATIVE=OFF -DCMAKE_CUDA_ARCHITECTURES="${ARCHITECTURES:-90a}"
 cmake --build "$work" -j "$JOBS" --target device_programs
 
 rm -rf "$folder"

@@ -32,6 +32,12 @@ struct StickBreakingTensorForward {
 
   template <class Thread>
   MODULEFORMER_DEVICE void operator()(Thread const& thread) const {
+    if constexpr (!Thread::always_has_warpgroups) run(thread);  // code that no launch chooses need not exist
+  }
+
+ private:
+  template <class Thread>
+  MODULEFORMER_DEVICE void run(Thread const& thread) const {
     AttentionShape const& shape = call.shape;
     Index const tile_blocks = call.tiles * shape.heads, stride = shape.stride();
     if (thread.block() >= tile_blocks)

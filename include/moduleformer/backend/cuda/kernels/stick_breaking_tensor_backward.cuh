@@ -63,6 +63,12 @@ struct StickBreakingTensorQueryGradient {
 
   template <class Thread>
   MODULEFORMER_DEVICE void operator()(Thread const& thread) const {
+    if constexpr (!Thread::always_has_warpgroups) run(thread);  // code that no launch chooses need not exist
+  }
+
+ private:
+  template <class Thread>
+  MODULEFORMER_DEVICE void run(Thread const& thread) const {
     AttentionShape const& shape = call.shape;
     QueryTile const tile = call.begin_tile(thread);
     if (tile.rows == 0) return;
@@ -130,7 +136,6 @@ struct StickBreakingTensorQueryGradient {
     }
   }
 
- private:
   /// dy_i.v_i of a row by the four lanes that have it, for both passes.
   template <class Thread>
   MODULEFORMER_DEVICE void store_own(Thread const& thread, QueryTile const& tile, int row, int head, Index place,
@@ -173,6 +178,12 @@ struct StickBreakingTensorKeyGradient {
 
   template <class Thread>
   MODULEFORMER_DEVICE void operator()(Thread const& thread) const {
+    if constexpr (!Thread::always_has_warpgroups) run(thread);  // code that no launch chooses need not exist
+  }
+
+ private:
+  template <class Thread>
+  MODULEFORMER_DEVICE void run(Thread const& thread) const {
     AttentionShape const& shape = call.shape;
     int const head = static_cast<int>(thread.block() % shape.heads);
     // Forwards: the first keys of a sequence are those that most tiles see.
@@ -208,7 +219,6 @@ struct StickBreakingTensorKeyGradient {
     }
   }
 
- private:
   template <class Thread>
   static MODULEFORMER_DEVICE void add_pair(Thread const& thread, bfloat16* to, float const (&x)[2]) {
     float there[2];

@@ -93,7 +93,7 @@ struct WarpgroupTile {
 };
 
 /// Wide heads leave registers for one block of three groups on a multiprocessor.
-template <int d, int groups = d <= 64 ? 2 : 3, int Blocks = d <= 64 ? 2 : 1>
+template <int d, int groups = 1, int Blocks = d <= 64 ? 4 : 3>
 struct StickBreakingWarpgroupForward {
   using Tile = WarpgroupTile<d>;
   using Units = BinaryUnits;

@@ -103,7 +103,7 @@ struct WarpgroupBackward {
   }
 };
 
-template <int d, int groups = d <= 64 ? 2 : 3, int Blocks = d <= 32 ? 2 : 1>
+template <int d, int groups = 2, int Blocks = 1>
 struct StickBreakingWarpgroupQueryGradient {
   using Tile = WarpgroupTile<d>;
   using Group = WarpgroupBackward<d>;
@@ -266,7 +266,7 @@ struct StickBreakingWarpgroupQueryGradient {
 };
 
 /// One warpgroup forms both results, or of two each one.
-template <int d, int groups = d <= 64 ? 1 : 2, int Blocks = d <= 64 ? 3 : 1>
+template <int d, int groups = 2, int Blocks = 1>
 struct StickBreakingWarpgroupKeyGradient {
   using Tile = WarpgroupTile<d>;
   using Group = WarpgroupBackward<d>;
