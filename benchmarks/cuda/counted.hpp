@@ -76,6 +76,7 @@ struct Counted {
   class Stream {
    public:
     [[nodiscard]] int processors() const { return 132; }
+    [[nodiscard]] std::size_t most_shared() const { return 227 << 10; }
     [[nodiscard]] bool has_warpgroups() const { return true; }
     template <class Kernel>
     void launch(Kernel const&, moduleformer::Index, std::size_t, std::source_location) {

@@ -63,10 +63,11 @@ inline std::vector<TokenId> random_labels(Index count, Index vocabulary) {
 
 BOOST_AUTO_TEST_CASE_TEMPLATE(cross_entropy_and_its_gradients, B, Backends) {
   using S = typename B::Scalar;
-  // A chunk holds 4096 rows of a small vocabulary; beyond a vocabulary of 2048 blocks are large.
+  // A chunk holds 4096 rows of a small vocabulary; beyond a vocabulary of 2048 blocks are large, and keep a row in
+  // shared memory up to one of 58000.
   for (LossSize const& size :
        {LossSize{0, 3, 4}, LossSize{1, 1, 1}, LossSize{1, 257, 5}, LossSize{7, 2, 33}, LossSize{35, 13, 8},
-        LossSize{5, 2049, 16}, LossSize{6, 4104, 8}, LossSize{4097, 3, 4}, LossSize{130, 64, 16}, LossSize{200, 300, 16}}) {
+        LossSize{5, 2049, 16}, LossSize{2, 17003, 4}, LossSize{1, 60001, 2}, LossSize{6, 4104, 8}, LossSize{4097, 3, 4}, LossSize{130, 64, 16}, LossSize{200, 300, 16}}) {
     Index const rows = size.rows, vocabulary = size.vocabulary, width = size.width;
     auto x = normal_numbers<S>(rows * width, 1);
     auto const weight = normal_numbers<S>(vocabulary * width, 2);
@@ -123,12 +124,19 @@ std::pair<std::vector<double>, std::vector<float>> losses_of(std::vector<float> 
   using S = typename B::Scalar;
   Device<B> device;
   Index const rows = static_cast<Index>(labels.size()), vocabulary = static_cast<Index>(logits.size()) / rows;
-  auto const d = device.template allocate<S>(rows, vocabulary);
+  Index const stride = detail::logits_stride(vocabulary);
+  std::vector<float> padded(static_cast<std::size_t>(rows * stride), 1e30f);  // what lies beyond a row counts nothing
+  for (Index row = 0; row < rows; ++row)
+    std::copy_n(logits.begin() + row * vocabulary, vocabulary, padded.begin() + row * stride);
+  auto const d = device.template allocate<S>(rows, stride);
   auto const losses = device.template allocate<double>(rows);
-  detail::cross_entropy_of_logits(device.backend(), device.upload(logits, rows, vocabulary), vocabulary, device.upload(labels),
-                                  device.upload(std::vector<double>{1}).data(),
-                                  d, losses);
-  return {device.download(losses), device.template download<float>(d)};
+  detail::cross_entropy_of_logits(device.backend(), device.upload(padded, rows, stride), vocabulary,
+                                  device.upload(labels), device.upload(std::vector<double>{1}).data(), d, losses);
+  auto const slopes = device.template download<float>(d);
+  std::vector<float> found;
+  for (Index row = 0; row < rows; ++row)
+    found.insert(found.end(), slopes.begin() + row * stride, slopes.begin() + row * stride + vocabulary);
+  return {device.download(losses), found};
 }
 
 BOOST_AUTO_TEST_CASE_TEMPLATE(logits_of_any_size, B, Backends) {

@@ -35,13 +35,15 @@ template <CudaScalar S, class P>
 void cross_entropy_of_logits(CudaBackend<S, P>& backend, Matrix<float const> logits, Index vocabulary,
                              Vector<TokenId const> labels, double const* scale, Matrix<S> d, Vector<double> losses) {
   Index const rows = logits.extent(0), stride = logits.extent(1);
-  auto const launch = [&]<int Threads>(std::integral_constant<int, Threads>) {
-    using Kernel = kernels::CrossEntropyRows<S, Threads>;
-    backend.launch(Kernel{logits.data(), labels.data(), scale, d.data(), losses.data(), vocabulary, stride},
-                   rows, Kernel::shared_bytes);
+  auto const launch = [&]<int Threads, bool Keeps>() {
+    using Kernel = kernels::CrossEntropyRows<S, Threads, Keeps>;
+    if (Keeps && Kernel::shared_bytes(vocabulary) > backend.most_shared()) return false;
+    backend.launch(Kernel{logits.data(), labels.data(), scale, d.data(), losses.data(), vocabulary, stride}, rows,
+                   Kernel::shared_bytes(vocabulary));
+    return true;
   };
-  if (vocabulary <= 2048) launch(std::integral_constant<int, 128>{});
-  else launch(std::integral_constant<int, 1024>{});
+  if (vocabulary <= 2048) launch.template operator()<128, false>();
+  else if (!d || !launch.template operator()<1024, true>()) launch.template operator()<1024, false>();
 }
 
 }  // namespace detail

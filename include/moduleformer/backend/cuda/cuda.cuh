@@ -42,6 +42,8 @@ class CudaBackend {
   [[nodiscard]] Workspace<Memory>& workspace() { return workspace_; }
   [[nodiscard]] typename P::Stream& stream() { return stream_; }
   [[nodiscard]] int processors() const { return stream_.processors(); }
+  /// Bytes of shared memory that a block may have.
+  [[nodiscard]] std::size_t most_shared() const { return stream_.most_shared(); }
 
   /// Runs the kernel in order with what was asked for before; no blocks, no launch.
   template <class Kernel>

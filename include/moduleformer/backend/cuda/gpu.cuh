@@ -133,6 +133,7 @@ struct Gpu {
     [[nodiscard]] cudaStream_t get() const { return stream_; }
     /// Multiprocessors of the device: blocks that surely run at the same time.
     [[nodiscard]] int processors() const { return processors_; }
+    [[nodiscard]] std::size_t most_shared() const { return static_cast<std::size_t>(most_shared_); }
     /// Whether kernels may use GpuWarpgroup: a device of 9.0, and code for 9.0a in the program.
     [[nodiscard]] bool has_warpgroups() const { return has_warpgroups_; }
 

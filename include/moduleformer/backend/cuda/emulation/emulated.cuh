@@ -75,6 +75,7 @@ struct Emulated {
   class Stream {
    public:
     [[nodiscard]] int processors() const { return 4; }
+    [[nodiscard]] std::size_t most_shared() const { return emulation_options().shared_limit; }
     [[nodiscard]] bool has_warpgroups() const { return emulation_options().warpgroups; }
 
     template <class Kernel>

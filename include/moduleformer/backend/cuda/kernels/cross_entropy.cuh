@@ -2,7 +2,7 @@
 #pragma once
 // Cross-entropy of one row of logits by a block: its loss, log(sum of exponentials) - logit of the label, in double,
 // and d = scale (softmax - onehot). Maximum and sum come from one reading (a thread's sum is rescaled when its maximum
-// grows, arXiv 1805.02867), d from a second one.
+// grows, arXiv 1805.02867), d from a second one, of the row as it was kept in shared memory where it fits.
 
 #include <moduleformer/backend/cuda/kernels/packs.cuh>
 #include <moduleformer/backend/cuda/kernels/reduction.cuh>
@@ -14,14 +14,16 @@
 
 namespace moduleformer::kernels {
 
-/// d null: losses only. Where T is float, d may be the logits. Both begin at 16 aligned bytes. Of long rows few are
-/// under way at a time, so that the second reading finds them in the cache: large blocks.
-template <class T, int Threads>
+/// d null: losses only. Where T is float, d may be the logits. Rows of both begin at 16 aligned bytes. Keeps: the row
+/// stays in shared memory; else, of long rows, few are under way at a time, so that the second reading finds them in the
+/// cache: large blocks.
+template <class T, int Threads, bool Keeps>
 struct CrossEntropyRows {
   static constexpr int threads = Threads;
   static constexpr int warps = threads / 32;
   static constexpr int pack = 4;
-  static constexpr std::size_t shared_bytes = warps * (sizeof(double) + sizeof(float));
+  static constexpr int at_once = 4;  // packs of a thread that are under way together
+  static constexpr Index room = warps * (sizeof(double) + sizeof(float));
   float const* logits;
   TokenId const* labels;
   double const* scale;  // in backend memory
@@ -30,28 +32,45 @@ struct CrossEntropyRows {
   Index vocabulary;
   Index stride;  // elements from row to row of logits and d
 
+  [[nodiscard]] static std::size_t shared_bytes(Index vocabulary) {
+    Index const row = (vocabulary + pack - 1) / pack * pack * static_cast<Index>(sizeof(float));
+    return static_cast<std::size_t>(room + (Keeps ? row : 0));
+  }
+
   template <class Thread>
   MODULEFORMER_DEVICE void operator()(Thread const& thread) const {
-    Index const row = thread.block(), begin = row * stride, end = begin + vocabulary;
+    Index const row = thread.block(), begin = row * stride;
     TokenId const label = labels[row];
     if (label == ignore_label) {
       if (thread.index() == 0) losses[row] = 0.0;
-      if (d != nullptr) for_each_pack(thread, begin, end, [&](Index at) { write(thread, at, begin, end, {}); });
+      if (d == nullptr) return;
+      float const zeros[pack] = {};
+      for (Index at = thread.index() * pack; at < vocabulary; at += threads * pack)
+        store(thread, d + begin + at, vocabulary - at, true, zeros);
       return;
     }
+    auto* const sums = thread.template shared<double>();
+    auto* const kept = reinterpret_cast<float*>(sums) + room / static_cast<Index>(sizeof(float));
     float const chosen = logits[begin + label];
     float largest = lowest, sum = 0.0f;
-    for_each_pack(thread, begin, end, [&](Index at) {
-      float x[pack];
-      read(at, begin, end, x);
+    for_packs(thread, logits + begin, [&](Index at, Words<float, pack> const (&words)[at_once]) {
+      float x[at_once][pack];
       float const before = largest;
       MODULEFORMER_UNROLL
-      for (int i = 0; i < pack; ++i) largest = x[i] > largest ? x[i] : largest;
+      for (int k = 0; k < at_once; ++k) {
+        Index const here = at + k * threads * pack;
+        if constexpr (Keeps)
+          if (here < vocabulary) *reinterpret_cast<Words<float, pack>*>(kept + here) = words[k];
+        unpack(words[k], x[k]);
+        MODULEFORMER_UNROLL
+        for (int i = 0; i < pack; ++i) largest = x[k][i] > largest ? x[k][i] : largest;
+      }
       if (largest > before) sum *= exponential(thread, before - largest);
       MODULEFORMER_UNROLL
-      for (int i = 0; i < pack; ++i) sum += exponential(thread, x[i] - largest);
+      for (int k = 0; k < at_once; ++k)
+        MODULEFORMER_UNROLL
+        for (int i = 0; i < pack; ++i) sum += exponential(thread, x[k][i] - largest);
     });
-    auto* const sums = thread.template shared<double>();
     float const of_row = block_largest(thread, largest, reinterpret_cast<float*>(sums + warps));
     double total[1] = {static_cast<double>(sum * exponential(thread, largest - of_row))};
     block_sums<threads>(thread, total, sums);
@@ -59,13 +78,19 @@ struct CrossEntropyRows {
       losses[row] = std::log(total[0]) - (static_cast<double>(chosen) - static_cast<double>(of_row));
     if (d == nullptr) return;
     float const slope = static_cast<float>(*scale), factor = static_cast<float>(static_cast<double>(slope) / total[0]);
-    for_each_pack(thread, begin, end, [&](Index at) {
-      float x[pack];
-      read(at, begin, end, x);
+    // What a thread kept it reads itself: no barrier.
+    for_packs(thread, Keeps ? kept : logits + begin, [&](Index at, Words<float, pack> const (&words)[at_once]) {
       MODULEFORMER_UNROLL
-      for (int i = 0; i < pack; ++i)
-        x[i] = factor * exponential(thread, x[i] - of_row) - (at + i == begin + label ? slope : 0.0f);
-      write(thread, at, begin, end, x);
+      for (int k = 0; k < at_once; ++k) {
+        Index const here = at + k * threads * pack;
+        if (here >= vocabulary) continue;
+        float x[pack];
+        unpack(words[k], x);
+        MODULEFORMER_UNROLL
+        for (int i = 0; i < pack; ++i)
+          x[i] = factor * exponential(thread, x[i] - of_row) - (here + i == label ? slope : 0.0f);
+        store(thread, d + begin + here, vocabulary - here, true, x);
+      }
     });
   }
 
@@ -77,24 +102,23 @@ struct CrossEntropyRows {
     return thread.exp2(1.44269504f * x);
   }
 
-  /// f(at) for this thread's packs of the row, which begin at multiples of the pack; the first and last one may be
-  /// the neighbours' too.
+  /// f(column, words) for this thread's packs of a row, some at a time, from a column on, `threads` packs apart. What
+  /// lies beyond the row is small.
   template <class Thread, class F>
-  MODULEFORMER_DEVICE static void for_each_pack(Thread const& thread, Index begin, Index end, F f) {
-    for (Index at = begin / pack * pack + thread.index() * pack; at < end; at += threads * pack) f(at);
+  MODULEFORMER_DEVICE void for_packs(Thread const& thread, float const* row, F f) const {
+    for (Index at = thread.index() * pack; at < vocabulary; at += at_once * threads * pack) {
+      Words<float, pack> words[at_once];
+      MODULEFORMER_UNROLL
+      for (int k = 0; k < at_once; ++k) words[k] = read(row, at + k * threads * pack);
+      f(at, words);
+    }
   }
-  /// What is the neighbours' counts nothing.
-  MODULEFORMER_DEVICE void read(Index at, Index begin, Index end, float (&x)[pack]) const {
-    if (at >= begin && at + pack <= end) return load(logits + at, pack, true, x);
+  MODULEFORMER_DEVICE Words<float, pack> read(float const* row, Index at) const {
+    if (at + pack <= vocabulary) return *reinterpret_cast<Words<float, pack> const*>(row + at);
+    Pack<float, pack> x;
     MODULEFORMER_UNROLL
-    for (int i = 0; i < pack; ++i) x[i] = at + i >= begin && at + i < end ? logits[at + i] : lowest;
-  }
-  template <class Thread>
-  MODULEFORMER_DEVICE void write(Thread const& thread, Index at, Index begin, Index end, float const (&x)[pack]) const {
-    if (at >= begin && at + pack <= end) return store(thread, d + at, pack, true, x);
-    MODULEFORMER_UNROLL
-    for (int i = 0; i < pack; ++i)
-      if (at + i >= begin && at + i < end) d[at + i] = static_cast<T>(x[i]);
+    for (int i = 0; i < pack; ++i) x.values[i] = at + i < vocabulary ? row[at + i] : lowest;
+    return __builtin_bit_cast(Words<float, pack>, x);
   }
 
   template <class Thread>
