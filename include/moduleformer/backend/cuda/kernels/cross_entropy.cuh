@@ -53,14 +53,11 @@ struct CrossEntropyRows {
     auto* const kept = reinterpret_cast<float*>(sums) + room / static_cast<Index>(sizeof(float));
     float const chosen = logits[begin + label];
     float largest = lowest, sum = 0.0f;
-    for_packs(thread, logits + begin, [&](Index at, Words<float, pack> const (&words)[at_once]) {
+    auto const add = [&](Index, Words<float, pack> const (&words)[at_once]) {
       float x[at_once][pack];
       float const before = largest;
       MODULEFORMER_UNROLL
       for (int k = 0; k < at_once; ++k) {
-        Index const here = at + k * threads * pack;
-        if constexpr (Keeps)
-          if (here < vocabulary) *reinterpret_cast<Words<float, pack>*>(kept + here) = words[k];
         unpack(words[k], x[k]);
         MODULEFORMER_UNROLL
         for (int i = 0; i < pack; ++i) largest = x[k][i] > largest ? x[k][i] : largest;
@@ -70,7 +67,20 @@ struct CrossEntropyRows {
       for (int k = 0; k < at_once; ++k)
         MODULEFORMER_UNROLL
         for (int i = 0; i < pack; ++i) sum += exponential(thread, x[k][i] - largest);
-    });
+    };
+    if constexpr (Keeps) {  // all of the row is under way at once
+      for (Index part = 0; part < 4; ++part) copy(thread, logits + begin, part, kept);
+      thread.template wait_copies<3>();
+      for_packs(thread, kept, 0, quarter(), add);
+      thread.template wait_copies<2>();
+      for_packs(thread, kept, quarter(), 2 * quarter(), add);
+      thread.template wait_copies<1>();
+      for_packs(thread, kept, 2 * quarter(), 3 * quarter(), add);
+      thread.template wait_copies<0>();
+      for_packs(thread, kept, 3 * quarter(), vocabulary, add);
+    } else {
+      for_packs(thread, logits + begin, 0, vocabulary, add);
+    }
     float const of_row = block_largest(thread, largest, reinterpret_cast<float*>(sums + warps));
     double total[1] = {static_cast<double>(sum * exponential(thread, largest - of_row))};
     block_sums<threads>(thread, total, sums);
@@ -79,7 +89,7 @@ struct CrossEntropyRows {
     if (d == nullptr) return;
     float const slope = static_cast<float>(*scale), factor = static_cast<float>(static_cast<double>(slope) / total[0]);
     // What a thread kept it reads itself: no barrier.
-    for_packs(thread, Keeps ? kept : logits + begin, [&](Index at, Words<float, pack> const (&words)[at_once]) {
+    for_packs(thread, Keeps ? kept : logits + begin, 0, vocabulary, [&](Index at, Words<float, pack> const (&words)[at_once]) {
       MODULEFORMER_UNROLL
       for (int k = 0; k < at_once; ++k) {
         Index const here = at + k * threads * pack;
@@ -102,11 +112,25 @@ struct CrossEntropyRows {
     return thread.exp2(1.44269504f * x);
   }
 
-  /// f(column, words) for this thread's packs of a row, some at a time, from a column on, `threads` packs apart. What
-  /// lies beyond the row is small.
+  /// Columns of a fourth of the row: whole steps of for_packs.
+  [[nodiscard]] MODULEFORMER_DEVICE Index quarter() const {
+    constexpr Index step = Index{at_once} * threads * pack;
+    return (vocabulary + 4 * step - 1) / (4 * step) * step;
+  }
+  /// The thread's packs of a fourth of the row, as a group of copies.
+  template <class Thread>
+  MODULEFORMER_DEVICE void copy(Thread const& thread, float const* row, Index part, float* to) const {
+    Index const end = (part + 1) * quarter() < vocabulary ? (part + 1) * quarter() : vocabulary;
+    for (Index at = part * quarter() + thread.index() * pack; at < end; at += threads * pack)
+      thread.copy_async(to + at, row + at, vocabulary - at < pack ? static_cast<int>(vocabulary - at) * 4 : 16);
+    thread.commit_copies();
+  }
+
+  /// f(column, words) for this thread's packs among columns [begin, end) of a row, some at a time, from a column on,
+  /// `threads` packs apart. What lies beyond the row is small.
   template <class Thread, class F>
-  MODULEFORMER_DEVICE void for_packs(Thread const& thread, float const* row, F f) const {
-    for (Index at = thread.index() * pack; at < vocabulary; at += at_once * threads * pack) {
+  MODULEFORMER_DEVICE void for_packs(Thread const& thread, float const* row, Index begin, Index end, F f) const {
+    for (Index at = begin + thread.index() * pack; at < end && at < vocabulary; at += at_once * threads * pack) {
       Words<float, pack> words[at_once];
       MODULEFORMER_UNROLL
       for (int k = 0; k < at_once; ++k) words[k] = read(row, at + k * threads * pack);
