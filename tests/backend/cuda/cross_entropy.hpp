@@ -67,7 +67,8 @@ BOOST_AUTO_TEST_CASE_TEMPLATE(cross_entropy_and_its_gradients, B, Backends) {
   // shared memory up to one of 58000.
   for (LossSize const& size :
        {LossSize{0, 3, 4}, LossSize{1, 1, 1}, LossSize{1, 257, 5}, LossSize{7, 2, 33}, LossSize{35, 13, 8},
-        LossSize{5, 2049, 16}, LossSize{2, 17003, 4}, LossSize{1, 60001, 2}, LossSize{6, 4104, 8}, LossSize{4097, 3, 4}, LossSize{130, 64, 16}, LossSize{200, 300, 16}}) {
+        LossSize{5, 2049, 16}, LossSize{2, 17003, 4}, LossSize{1, 60001, 2}, LossSize{6, 4104, 8}, LossSize{4097, 3, 4},
+        LossSize{130, 64, 16}, LossSize{200, 300, 16}}) {
     Index const rows = size.rows, vocabulary = size.vocabulary, width = size.width;
     auto x = normal_numbers<S>(rows * width, 1);
     auto const weight = normal_numbers<S>(vocabulary * width, 2);
@@ -141,7 +142,7 @@ std::pair<std::vector<double>, std::vector<float>> losses_of(std::vector<float> 
 
 BOOST_AUTO_TEST_CASE_TEMPLATE(logits_of_any_size, B, Backends) {
   constexpr float infinity = std::numeric_limits<float>::infinity(), largest = std::numeric_limits<float>::max();
-  for (Index const more : {0, 3000}) {  // impossible classes, that change nothing
+  for (Index const more : {0, 3000}) {                             // impossible classes, that change nothing
     std::vector<float> const rows[] = {{largest, -largest, 0.0f},  // as far apart as can be
                                        {-infinity, 1.0f, 1.0f},
                                        {-3e38f, -3e38f, -3e38f},  // all small

@@ -21,9 +21,9 @@ struct TokensSize {
   Index count, vocabulary, width;
 };
 /// Vocabularies of one digit of the sort and of several.
-constexpr TokensSize tokens_sizes[] = {{0, 5, 3},    {1, 1, 1},       {37, 5, 65},    {130, 257, 33}, {70, 1, 256},
-                                       {33, 2, 264}, {257, 70000, 8}, {1100, 300, 7}, {5, 40, 1024},
-                                       {64, 1, 132}, {2500, 40, 8}};
+constexpr TokensSize tokens_sizes[] = {{0, 5, 3},     {1, 1, 1},    {37, 5, 65},     {130, 257, 33},
+                                       {70, 1, 256},  {33, 2, 264}, {257, 70000, 8}, {1100, 300, 7},
+                                       {5, 40, 1024}, {64, 1, 132}, {2500, 40, 8}};
 
 /// Half of them one id, the others anywhere.
 inline std::vector<TokenId> random_ids(Index count, Index limit) {

@@ -86,7 +86,8 @@ void launch_layer_norm_backward(CudaBackend<S, P>& backend, char const* where, I
   }
   using Add = kernels::AddNormParts<Layout>;
   if (sums_rows)
-    backend.launch(Add{{}, parts.data(), blocks, width, dweight.data(), dbias.data()}, Add::blocks(width), Add::shared_bytes);
+    backend.launch(Add{{}, parts.data(), blocks, width, dweight.data(), dbias.data()}, Add::blocks(width),
+                   Add::shared_bytes);
 }
 
 }  // namespace detail

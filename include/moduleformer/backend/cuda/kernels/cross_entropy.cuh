@@ -15,8 +15,8 @@
 namespace moduleformer::kernels {
 
 /// d null: losses only. Where T is float, d may be the logits. Rows of both begin at 16 aligned bytes. Keeps: the row
-/// stays in shared memory; else, of long rows, few are under way at a time, so that the second reading finds them in the
-/// cache: large blocks.
+/// stays in shared memory; else, of long rows, few are under way at a time, so that the second reading finds them in
+/// the cache: large blocks.
 template <class T, int Threads, bool Keeps>
 struct CrossEntropyRows {
   static constexpr int threads = Threads;
@@ -53,7 +53,7 @@ struct CrossEntropyRows {
     auto* const kept = reinterpret_cast<float*>(sums) + room / static_cast<Index>(sizeof(float));
     float const chosen = logits[begin + label];
     float largest = lowest, sum = 0.0f;
-    auto const add = [&](Index, Words<float, pack> const (&words)[at_once]) {
+    auto const add = [&](Index, Words<float, pack> const(&words)[at_once]) {
       float x[at_once][pack];
       float const before = largest;
       MODULEFORMER_UNROLL
@@ -64,9 +64,10 @@ struct CrossEntropyRows {
       }
       if (largest > before) sum *= exponential(thread, before - largest);
       MODULEFORMER_UNROLL
-      for (int k = 0; k < at_once; ++k)
+      for (int k = 0; k < at_once; ++k) {
         MODULEFORMER_UNROLL
         for (int i = 0; i < pack; ++i) sum += exponential(thread, x[k][i] - largest);
+      }
     };
     if constexpr (Keeps) {  // all of the row is under way at once
       for (Index part = 0; part < 4; ++part) copy(thread, logits + begin, part, kept);
@@ -89,19 +90,20 @@ struct CrossEntropyRows {
     if (d == nullptr) return;
     float const slope = static_cast<float>(*scale), factor = static_cast<float>(static_cast<double>(slope) / total[0]);
     // What a thread kept it reads itself: no barrier.
-    for_packs(thread, Keeps ? kept : logits + begin, 0, vocabulary, [&](Index at, Words<float, pack> const (&words)[at_once]) {
-      MODULEFORMER_UNROLL
-      for (int k = 0; k < at_once; ++k) {
-        Index const here = at + k * threads * pack;
-        if (here >= vocabulary) continue;
-        float x[pack];
-        unpack(words[k], x);
-        MODULEFORMER_UNROLL
-        for (int i = 0; i < pack; ++i)
-          x[i] = factor * exponential(thread, x[i] - of_row) - (here + i == label ? slope : 0.0f);
-        store(thread, d + begin + here, vocabulary - here, true, x);
-      }
-    });
+    for_packs(thread, Keeps ? kept : logits + begin, 0, vocabulary,
+              [&](Index at, Words<float, pack> const(&words)[at_once]) {
+                MODULEFORMER_UNROLL
+                for (int k = 0; k < at_once; ++k) {
+                  Index const here = at + k * threads * pack;
+                  if (here >= vocabulary) continue;
+                  float x[pack];
+                  unpack(words[k], x);
+                  MODULEFORMER_UNROLL
+                  for (int i = 0; i < pack; ++i)
+                    x[i] = factor * exponential(thread, x[i] - of_row) - (here + i == label ? slope : 0.0f);
+                  store(thread, d + begin + here, vocabulary - here, true, x);
+                }
+              });
   }
 
  private:

@@ -123,7 +123,7 @@ struct RowsById {
   }
 };
 
-/// dtable[ids[t]] += dout[t] of runs within a chunk; the parts of others. A warp has a chunk and a piece of the columns.
+/// dtable[ids[t]] += dout[t] of runs within a chunk; the parts of others. A warp has a chunk and a piece of columns.
 template <class T>
 struct AddRowsById : RowsById {
   T const* dout;

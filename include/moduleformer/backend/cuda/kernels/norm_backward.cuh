@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: MIT
 #pragma once
-// The gradient of layer norm over rows (formulas: backend/cpu/norm.hpp), with xh = (x - mean) inverse and g = dy weight:
+// The gradient of layer norm over rows (formulas: backend/cpu/norm.hpp). xh = (x - mean) inverse, g = dy weight:
 //   dx += inverse (g - mean(g) - xh mean(g xh)) ;  dweight += sum over rows of dy xh ;  dbias += sum over rows of dy
-// A block has some consecutive rows, one at a time, and a thread the same columns of all of them, whose sums are a part;
-// the parts are added in a second kernel. dy may be a sum over slots, which is added up as it is read.
+// A block has some consecutive rows, one at a time, and a thread the same columns of all of them. Their sums are a
+// part; a second kernel adds the parts. dy may be a sum over slots, which is added up as it is read.
 
 #include <moduleformer/backend/cuda/kernels/column_sums.cuh>
 #include <moduleformer/backend/cuda/kernels/elementwise.cuh>

@@ -28,7 +28,7 @@ template <int Items>
 struct SumRouting {
   static constexpr int warps = ExpertRow<Items>::warps;
   static constexpr int threads = 32 * warps;
-  static constexpr Index tile = 32;  // tokens of a block
+  static constexpr Index tile = 32;                   // tokens of a block
   static constexpr int at_once = Items <= 2 ? 4 : 1;  // tokens of a warp that are under way together
   static constexpr Index chunk = ExpertRow<Items>::chunk;
   static constexpr Index shared_bytes = 8 * (3 * chunk + 2);
