@@ -8,7 +8,8 @@ if(MODULEFORMER_SELF_CONTAINED)
 endif()
 
 if(PROJECT_IS_TOP_LEVEL AND NOT DEFINED CMAKE_CUDA_ARCHITECTURES AND NOT DEFINED ENV{CUDAARCHS})
-  set(CMAKE_CUDA_ARCHITECTURES 80-real 90)  # code for 8.x and 9.x; PTX for what comes after
+  # Code for 8.x, and for 9.0 with products of warpgroups; PTX for what comes after.
+  set(CMAKE_CUDA_ARCHITECTURES 80-real 90a-real 90-virtual)
 endif()
 set(nvcc nvcc)
 if(CMAKE_CUDA_COMPILER)

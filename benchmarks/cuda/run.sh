@@ -17,8 +17,13 @@ else
   folder=$root/build/cuda-benchmarks
   mkdir -p "$folder"
   nvcc=$(command -v nvcc || echo /usr/local/cuda/bin/nvcc)
+  # Products of warpgroups are only in code for 9.0a.
+  case $(nvidia-smi --query-gpu=compute_cap --format=csv,noheader 2>/dev/null | head -1) in
+    9.0) target=-gencode=arch=compute_90a,code=sm_90a ;;
+    *) target=-arch=native ;;
+  esac
   for name in primitives model_cuda; do # minutes, at once
-    "$nvcc" -std=c++20 --expt-relaxed-constexpr -O2 -arch="${ARCHITECTURE:-native}" -I"$root/include" "$root/benchmarks/$name.cu" \
+    "$nvcc" -std=c++20 --expt-relaxed-constexpr -O2 $target -I"$root/include" "$root/benchmarks/$name.cu" \
       -o "$folder/bench_$name" -ldl &
   done
   wait
