@@ -19,6 +19,12 @@ struct ScoreTile : ProductTile {
   int a_origin = 0, c_origin = 0;
 };
 
+/// Of `count` things, each with more work than the one before, that to take at a place: much and little alternate, so
+/// that blocks of threads, each of which takes every so manyth place, have equal work.
+MODULEFORMER_HOST_DEVICE constexpr Index alternating(Index place, Index count) {
+  return place % 2 == 0 ? count - 1 - place / 2 : place / 2;
+}
+
 /// Rows of scores go in groups, `groups` a sequence at most.
 struct ScoreRows {
   static constexpr int size = 128;
@@ -36,7 +42,8 @@ struct ScoreRows {
   [[nodiscard]] static MODULEFORMER_DEVICE int keys_end(QueryTile const& tile) { return tile.position(tile.rows - 1) + 1; }
 };
 
-/// Scores of a group with a block of keys: rows of one matrix by rows of another.
+/// Scores of a group with a block of keys: rows of one matrix by rows of another. The oldest block of every group comes
+/// first: with a group's blocks side by side some blocks of threads would only get newest ones, most of which do not exist.
 struct ScoreSchedule {
   static constexpr bool gathers_contraction = false;
   ScoreRows rows;
@@ -56,10 +63,10 @@ struct ScoreSchedule {
   }
   template <class Tile>
   [[nodiscard]] MODULEFORMER_DEVICE ScoreTile tile(int const*, Index number) const {
-    Index const group = number / blocks<Tile>() / parts<Tile>();
-    QueryTile const q = rows.at(group);
-    int const first = static_cast<int>(number / blocks<Tile>() % parts<Tile>()) * Tile::rows;
-    int const keys = q.sequence.key_row, begin = static_cast<int>(number % blocks<Tile>()) * Tile::columns;
+    Index const down = rows.count() * parts<Tile>(), part = number % down;
+    QueryTile const q = rows.at(part / parts<Tile>());
+    int const first = static_cast<int>(part % parts<Tile>()) * Tile::rows;
+    int const keys = q.sequence.key_row, begin = static_cast<int>(number / down) * Tile::columns;
     int const row = static_cast<int>(q.matrix_row()) + first, row_end = static_cast<int>(q.matrix_row()) + q.rows;
     return {{0, row, row_end, keys + begin, keys + (q.rows > 0 ? ScoreRows::keys_end(q) : 0), 0, depth}, 0, keys};
   }
@@ -86,7 +93,8 @@ struct WeightedSchedule {
   }
   template <class Tile>
   [[nodiscard]] MODULEFORMER_DEVICE ScoreTile tile(int const*, Index number) const {
-    Index const group = number / across<Tile>() / ScoreSchedule::parts<Tile>();
+    Index const place = number / across<Tile>() / ScoreSchedule::parts<Tile>();
+    Index const group = place / rows.groups * rows.groups + alternating(place % rows.groups, rows.groups);
     QueryTile const q = rows.at(group);
     int const first = static_cast<int>(number / across<Tile>() % ScoreSchedule::parts<Tile>()) * Tile::rows;
     int const keys = q.sequence.key_row, column = static_cast<int>(number % across<Tile>()) * Tile::columns;
@@ -120,7 +128,7 @@ struct KeySchedule {
   [[nodiscard]] MODULEFORMER_DEVICE ScoreTile tile(int const*, Index number) const {
     Index const block = number / across<Tile>();
     SequenceRows const s{shape, static_cast<int>(block / blocks<Tile>())};
-    int const first = static_cast<int>(block % blocks<Tile>()) * Tile::rows;
+    int const first = static_cast<int>(alternating(block % blocks<Tile>(), blocks<Tile>())) * Tile::rows;
     int const column = static_cast<int>(number % across<Tile>()) * Tile::columns;
     int const token = first > s.offset ? first - s.offset : 0;
     int const begin = s.query_row + (token * shape.slots < s.query_rows ? token * shape.slots : s.query_rows);
