@@ -203,9 +203,9 @@ BOOST_AUTO_TEST_CASE(launches_that_no_device_takes) {
         device.backend().launch(Kernel<decltype(nothing)>{&nothing}, blocks, shared_bytes), mf::Error,
         [&](mf::Error const& error) { return std::string(error.what()).find(part) != std::string::npos; });
   };
-  expect(1, (163 << 10) + 1, "at most 166912 bytes of shared memory, found 166913");
+  expect(1, (227 << 10) + 1, "at most 232448 bytes of shared memory, found 232449");
   expect(Index{1} << 31, 0, "at most 2147483647 blocks, found 2147483648");
-  device.backend().launch(Kernel<decltype(nothing)>{&nothing}, 1, 163 << 10);
+  device.backend().launch(Kernel<decltype(nothing)>{&nothing}, 1, 227 << 10);
   BOOST_TEST(device.backend().stream().launches() == 1);
 }
 

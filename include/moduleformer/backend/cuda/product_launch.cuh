@@ -122,11 +122,7 @@ void contraction_product(CudaBackend<S, P>& backend, kernels::ContractionSchedul
   auto const launch = [&]<class Tile>(Tile) {
     auto const kernel = product_kernel<Tile, kernels::Stored::transposed, kernels::Stored::plain>(schedule, a, b, epilogue);
     Index const across = ceil_divide(schedule.columns, Tile::columns);
-    Index blocks = schedule.batches * ceil_divide(schedule.rows, Tile::rows) * across;
-#ifdef PERSIST
-    if constexpr (Tile::blocks == 1) blocks = std::min<Index>(blocks, backend.processors());
-#endif
-    backend.launch(kernel, blocks, kernel.shared_bytes(0));
+    backend.launch(kernel, schedule.batches * ceil_divide(schedule.rows, Tile::rows) * across, kernel.shared_bytes(0));
   };
   using Tiles = ProductTiles<S>;
   if (size != TileSize::large) return launch(typename Tiles::Medium{});

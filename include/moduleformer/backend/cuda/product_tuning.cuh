@@ -62,11 +62,7 @@ struct ProductTiles<bfloat16> {
   using Small = TensorTile<16, 64, 16, 16, 4, 4>;
   // Instead of Large, where the device has warpgroups' products.
   using LargeRows = WarpgroupTile<128, 256, 4, 1>;         // of rows: 10 us of products for an epilogue that waits little
-#ifdef CONTR
-  using LargeContraction = WarpgroupTile<128, 256, 4, 1>;
-#else
   using LargeContraction = WarpgroupTile<128, 128, 3, 2>;  // whose epilogue moves as many bytes as all stages
-#endif
 };
 
 enum class TileSize { small, medium, large };

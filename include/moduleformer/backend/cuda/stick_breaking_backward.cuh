@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 // Stick-breaking attention, backward, on the CUDA backend: a pass over tiles of queries and one over blocks of keys
-// (kernels/stick_breaking_backward.cuh). Nothing is added by atomics, so the same call gives the same bits.
+// (kernels/stick_breaking_backward.cuh); of heads above 128, matrix products (attention_products.cuh). The same call gives
+// the same bits, but for such heads where three or more sequences share keys: their sums meet in any order.
 
 #include <moduleformer/backend/cuda/kernels/stick_breaking_backward.cuh>
 #include <moduleformer/backend/cuda/kernels/stick_breaking_tensor_backward.cuh>
 #include <moduleformer/backend/cuda/kernels/stick_breaking_warpgroup_backward.cuh>
+#include <moduleformer/backend/cuda/kernels/stick_breaking_warpgroup_keys.cuh>
 #include <moduleformer/backend/cuda/stick_breaking.cuh>
 
 #include <algorithm>
