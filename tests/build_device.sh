@@ -2,7 +2,8 @@
 # SPDX-License-Identifier: MIT
 # sh tests/build_device.sh [FOLDER]: tests and benchmarks for a machine that has a GPU and its driver and nothing else: beside
 # the programs lie Boost, the C++ library and the CUDA runtime. Copy FOLDER (default build/device) there and `sh run.sh`
-# in it: a line per suite, a summary, and exit status 77 without a device. ARCHITECTURES: as CMAKE_CUDA_ARCHITECTURES, default 90a. JOBS: how many at once.
+# in it: a line per suite, a summary, and exit status 77 without a device. ARCHITECTURES: as CMAKE_CUDA_ARCHITECTURES,
+# default 90a. JOBS: how many at once.
 set -eu
 source=$(cd "$(dirname "$0")/.." && pwd)
 folder=${1:-$source/build/device}

@@ -8,8 +8,8 @@
 #include <moduleformer/core/error.hpp>
 
 #include <algorithm>
-#include <cstdint>
 #include <bit>
+#include <cstdint>
 #include <vector>
 
 namespace moduleformer {

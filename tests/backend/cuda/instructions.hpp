@@ -397,6 +397,9 @@ BOOST_AUTO_TEST_CASE(products_of_warpgroups) {
     BOOST_TEST_MESSAGE("not run: the device, or the code for it, has no products of warpgroups");
     return;
   }
+  check_warpgroup_products<0, 0, 32>(true);
+  check_warpgroup_products<1, 0, 96>(false);
+  check_warpgroup_products<0, 1, 64>(true);
   check_warpgroup_products<0, 0, 128>(true);
   check_warpgroup_products<0, 1, 128>(false);
   check_warpgroup_products<1, 0, 128>(false);

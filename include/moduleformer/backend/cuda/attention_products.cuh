@@ -65,7 +65,6 @@ inline kernels::Operand<bfloat16> head_operand(bfloat16 const* matrix, kernels::
 template <class P>
 struct AttentionProducts {
   using S = bfloat16;
-  using Units = kernels::BinaryUnits;
   CudaBackend<S, P>& backend;
   kernels::AttentionShape const& shape;
   ScoreMatrix const& matrix;
@@ -76,14 +75,14 @@ struct AttentionProducts {
   }
   /// to = x y^T, rows of queries by rows of keys.
   void scores(S const* x, S const* y, Index head, float* to) const {
-    kernels::ScoreSchedule const schedule{matrix.groups, static_cast<int>(matrix.longest), depth()};
+    kernels::ScoreSchedule const schedule{{}, matrix.groups, static_cast<int>(matrix.longest), depth()};
     kernels::LinearEpilogue<S, float> const epilogue{nullptr, to, static_cast<int>(matrix.stride), false, true};
     attention_product<kernels::Stored::plain, kernels::Stored::transposed>(backend, schedule, head_operand(x, shape, head),
                                                                            head_operand(y, shape, head), epilogue);
   }
   /// y = weights x.
   void weighted(S const* weights, std::int32_t const* oldest, S const* x, Index head, S* y) const {
-    kernels::WeightedSchedule const schedule{matrix.groups, oldest, depth()};
+    kernels::WeightedSchedule const schedule{{}, matrix.groups, oldest, depth()};
     kernels::LinearEpilogue<S, S> const epilogue{nullptr, y + head * shape.head_size, static_cast<int>(shape.stride()), false,
                                                  true};
     attention_product<kernels::Stored::plain, kernels::Stored::plain>(backend, schedule, operand_of(weights),
@@ -91,7 +90,7 @@ struct AttentionProducts {
   }
   /// sums += weights^T x.
   void add_transposed(S const* weights, S const* x, Index head, float* sums) const {
-    kernels::KeySchedule const schedule{shape, static_cast<int>(matrix.longest), depth()};
+    kernels::KeySchedule const schedule{{}, shape, static_cast<int>(matrix.longest), depth()};
     kernels::KeyGradientEpilogue const epilogue{sums + head * shape.head_size, static_cast<int>(shape.stride()), true};
     attention_product<kernels::Stored::transposed, kernels::Stored::plain>(backend, schedule, operand_of(weights),
                                                                            head_operand(x, shape, head), epilogue);
@@ -108,13 +107,14 @@ void attend_by_products(CudaBackend<bfloat16, P>& backend, kernels::StickBreakin
   auto const weights = workspace.template allocate<bfloat16>(matrix.rows, matrix.stride);
   auto const oldest = workspace.template allocate<std::int32_t>(matrix.groups.count());
   AttentionProducts<P> const products{backend, call.shape, matrix};
-  using Clear = kernels::ClearRowsOfNoSequence<bfloat16>;
+  using Clear = kernels::ClearRowsOfNoSequence<kernels::StickBreakingCall<bfloat16>>;
   backend.launch(Clear{call}, ceil_divide(matrix.rows, Clear::threads));
-  using Rows = kernels::StickBreakingRows<kernels::BinaryUnits>;
+  using Rows = kernels::StickBreakingRows;
   for (int head = 0; head < call.shape.heads; ++head) {
     products.scores(call.q, call.k, head, scores.data());
-    backend.launch(Rows{{matrix.groups, head, scores.data(), weights.data(), oldest.data(), matrix.stride, call.scale,
-                         call.log_stick, call.stop},
+    backend.launch(Rows{{matrix.groups, head, scores.data(), weights.data(), oldest.data(), matrix.stride, call.scale},
+                        call.log_stick,
+                        call.stop,
                         call.log_bound},
                    matrix.groups.count(), Rows::shared_bytes);
     products.weighted(weights.data(), oldest.data(), call.v, head, call.y);
@@ -141,17 +141,15 @@ void attend_backward_by_products(CudaBackend<bfloat16, P>& backend, kernels::Sti
   };
   auto const key_sums = zeros(), value_sums = call.dk == call.dv ? key_sums : zeros();
   AttentionProducts<P> const products{backend, call.shape, matrix};
-  kernels::StickBreakingCall<S> rows_of_queries{};
-  rows_of_queries.shape = call.shape;
-  rows_of_queries.y = call.dq;
-  using Clear = kernels::ClearRowsOfNoSequence<S>;
-  backend.launch(Clear{rows_of_queries}, ceil_divide(matrix.rows, Clear::threads));
-  using Rows = kernels::StickBreakingRowsBackward<kernels::BinaryUnits>;
+  using Clear = kernels::ClearRowsOfNoSequence<kernels::StickBreakingBackwardCall<S>>;
+  backend.launch(Clear{call}, ceil_divide(matrix.rows, Clear::threads));
+  using Rows = kernels::StickBreakingRowsBackward;
   for (int head = 0; head < call.shape.heads; ++head) {
     products.scores(call.q, call.k, head, scores.data());
     products.scores(call.dy, call.v, head, values.data());
-    backend.launch(Rows{{matrix.groups, head, scores.data(), weights.data(), oldest.data(), matrix.stride, call.logit_scale,
-                         const_cast<float*>(call.log_stick), const_cast<std::int32_t*>(call.stop)},
+    backend.launch(Rows{{matrix.groups, head, scores.data(), weights.data(), oldest.data(), matrix.stride, call.logit_scale},
+                        call.log_stick,
+                        call.stop,
                         values.data(),
                         slopes.data(),
                         call.scale},

@@ -4,7 +4,7 @@
 // one-dimensional, warps have 32 lanes, and warp operations need the whole warp. EmulatedThread (emulation/)
 // has the same members on the host. Instructions: PTX ISA, sections 9.7.13 (ldmatrix, mma) and 9.7.9 (cp.async).
 
-#include <moduleformer/backend/cuda/gpu_warpgroup_rows.cuh>
+#include <moduleformer/backend/cuda/gpu_warpgroup_products.cuh>
 #include <moduleformer/core/types.hpp>
 
 #include <cuda_runtime.h>
@@ -14,7 +14,7 @@
 
 namespace moduleformer {
 
-struct GpuThread : GpuWarpgroupRows {
+struct GpuThread : GpuWarpgroupProducts {
   // Where this thread is.
   [[nodiscard]] __device__ int index() const { return static_cast<int>(threadIdx.x); }  // in its block
   [[nodiscard]] __device__ int block_size() const { return static_cast<int>(blockDim.x); }

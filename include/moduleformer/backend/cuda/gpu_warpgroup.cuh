@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT
 #pragma once
-// GpuWarpgroup: matrix products of a warpgroup (four warps, the first one's number a multiple of 4) that read both
-// operands from shared memory and run while the threads go on: wgmma (PTX ISA, section 9.7.15), in code for compute
-// capability 9.0a alone. EmulatedThread has the same members.
+// GpuWarpgroup: what surrounds matrix products of a warpgroup (four warps, the first one's number a multiple of 4) that
+// read operands from shared memory and run while the threads go on: wgmma (PTX ISA, section 9.7.15), in code for compute
+// capability 9.0a alone. The products are in gpu_warpgroup_products.cuh. EmulatedThread has the same members.
 
 #include <cuda_runtime.h>
 
@@ -44,42 +44,6 @@ struct GpuWarpgroup {
   __device__ void wait_products() const {
     asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(N) : "memory");
   }
-
-#define MODULEFORMER_EIGHT_SUMS(i)                                                                        \
-  "+f"(c[i]), "+f"(c[i + 1]), "+f"(c[i + 2]), "+f"(c[i + 3]), "+f"(c[i + 4]), "+f"(c[i + 5]), "+f"(c[i + 6]), \
-      "+f"(c[i + 7])
-
-  /// c (64,N) += (without `add`: =) a (64,16) b (16,N), bfloat16 with float sums, N = 2 * the length of c. Warp w of the group has rows
-  /// 16w to 16w+15, lane l of it (g = l/4, t = l%4) in c[4j + i] element (g + 8(i/2), 8j + 2t + i%2).
-  template <int MajorA, int MajorB>
-  __device__ void multiply_shared(float (&c)[64], SharedMatrix a, SharedMatrix b, bool add) const {
-    asm volatile(
-        "{.reg .pred add; setp.ne.b32 add, %66, 0; wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 {"
-        "%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,%28,%29,%30,%31,"
-        "%32,%33,%34,%35,%36,%37,%38,%39,%40,%41,%42,%43,%44,%45,%46,%47,%48,%49,%50,%51,%52,%53,%54,%55,%56,%57,%58,%59,%60,%61,%62,%63"
-        "}, %64, %65, add, 1, 1, %67, %68;}"
-        : MODULEFORMER_EIGHT_SUMS(0), MODULEFORMER_EIGHT_SUMS(8), MODULEFORMER_EIGHT_SUMS(16), MODULEFORMER_EIGHT_SUMS(24),
-          MODULEFORMER_EIGHT_SUMS(32), MODULEFORMER_EIGHT_SUMS(40), MODULEFORMER_EIGHT_SUMS(48), MODULEFORMER_EIGHT_SUMS(56)
-        : "l"(a.bits), "l"(b.bits), "r"(static_cast<int>(add)), "n"(MajorA), "n"(MajorB)
-        : "memory");
-  }
-  template <int MajorA, int MajorB>
-  __device__ void multiply_shared(float (&c)[128], SharedMatrix a, SharedMatrix b, bool add) const {
-    asm volatile(
-        "{.reg .pred add; setp.ne.b32 add, %130, 0; wgmma.mma_async.sync.aligned.m64n256k16.f32.bf16.bf16 {"
-        "%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,%28,%29,%30,%31,"
-        "%32,%33,%34,%35,%36,%37,%38,%39,%40,%41,%42,%43,%44,%45,%46,%47,%48,%49,%50,%51,%52,%53,%54,%55,%56,%57,%58,%59,%60,%61,%62,%63,"
-        "%64,%65,%66,%67,%68,%69,%70,%71,%72,%73,%74,%75,%76,%77,%78,%79,%80,%81,%82,%83,%84,%85,%86,%87,%88,%89,%90,%91,%92,%93,%94,%95,"
-        "%96,%97,%98,%99,%100,%101,%102,%103,%104,%105,%106,%107,%108,%109,%110,%111,%112,%113,%114,%115,%116,%117,%118,%119,%120,%121,%122,%123,%124,%125,%126,%127"
-        "}, %128, %129, add, 1, 1, %131, %132;}"
-        : MODULEFORMER_EIGHT_SUMS(0), MODULEFORMER_EIGHT_SUMS(8), MODULEFORMER_EIGHT_SUMS(16), MODULEFORMER_EIGHT_SUMS(24),
-          MODULEFORMER_EIGHT_SUMS(32), MODULEFORMER_EIGHT_SUMS(40), MODULEFORMER_EIGHT_SUMS(48), MODULEFORMER_EIGHT_SUMS(56),
-          MODULEFORMER_EIGHT_SUMS(64), MODULEFORMER_EIGHT_SUMS(72), MODULEFORMER_EIGHT_SUMS(80), MODULEFORMER_EIGHT_SUMS(88),
-          MODULEFORMER_EIGHT_SUMS(96), MODULEFORMER_EIGHT_SUMS(104), MODULEFORMER_EIGHT_SUMS(112), MODULEFORMER_EIGHT_SUMS(120)
-        : "l"(a.bits), "l"(b.bits), "r"(static_cast<int>(add)), "n"(MajorA), "n"(MajorB)
-        : "memory");
-  }
-#undef MODULEFORMER_EIGHT_SUMS
 #else
   // Never run: without the instructions nothing chooses kernels that use them.
   __device__ void publish_shared() const {}
@@ -87,8 +51,6 @@ struct GpuWarpgroup {
   __device__ void commit_products() const {}
   template <int N>
   __device__ void wait_products() const {}
-  template <int MajorA, int MajorB, int N>
-  __device__ void multiply_shared(float (&)[N], SharedMatrix, SharedMatrix, bool) const {}
 #endif
 };
 

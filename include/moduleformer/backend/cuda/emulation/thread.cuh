@@ -135,10 +135,6 @@ class EmulatedThread {
   void multiply_shared(float (&c)[N], SharedMatrix a, SharedMatrix b, bool add) const {
     block_->products(index_).issue({c, 2 * N, a, b, MajorA, MajorB, add, false, {}});
   }
-  template <int MajorA, int MajorB, int N>
-  void multiply_narrow(float (&c)[N], SharedMatrix a, SharedMatrix b, bool add) const {
-    block_->products(index_).issue({c, 2 * N, a, b, MajorA, MajorB, add, false, {}});
-  }
   template <int MajorB, int N>
   void multiply_rows(float (&c)[N], std::uint32_t const (&a)[4], SharedMatrix b, bool add) const {
     block_->products(index_).issue({c, 2 * N, {}, b, 0, MajorB, add, true, {a[0], a[1], a[2], a[3]}});

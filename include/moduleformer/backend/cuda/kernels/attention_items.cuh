@@ -25,6 +25,17 @@ MODULEFORMER_HOST_DEVICE constexpr Index alternating(Index place, Index count) {
   return place % 2 == 0 ? count - 1 - place / 2 : place / 2;
 }
 
+/// What schedules that keep no list have in common.
+struct UnlistedTiles {
+  [[nodiscard]] static constexpr int shared_size(int) { return 0; }
+  template <class Tile, class Thread>
+  MODULEFORMER_DEVICE void prepare(Thread const&, int*) const {}
+
+ protected:
+  /// Tiles of `each` that cover `count`.
+  static MODULEFORMER_HOST_DEVICE constexpr Index cover(int count, int each) { return (count + each - 1) / each; }
+};
+
 /// Rows of scores go in groups, `groups` a sequence at most.
 struct ScoreRows {
   static constexpr int size = 128;
@@ -44,18 +55,15 @@ struct ScoreRows {
 
 /// Scores of a group with a block of keys: rows of one matrix by rows of another. The oldest block of every group comes
 /// first: with a group's blocks side by side some blocks of threads would only get newest ones, most of which do not exist.
-struct ScoreSchedule {
+struct ScoreSchedule : UnlistedTiles {
   static constexpr bool gathers_contraction = false;
   ScoreRows rows;
   int longest;  // keys of a sequence, at most
   int depth;
 
-  [[nodiscard]] static constexpr int shared_size(int) { return 0; }
-  template <class Tile, class Thread>
-  MODULEFORMER_DEVICE void prepare(Thread const&, int*) const {}
   template <class Tile>
   [[nodiscard]] MODULEFORMER_HOST_DEVICE Index blocks() const {
-    return (longest + Tile::columns - 1) / Tile::columns;
+    return cover(longest, Tile::columns);
   }
   template <class Tile>
   [[nodiscard]] MODULEFORMER_HOST_DEVICE Index tiles(int const*) const {
@@ -78,15 +86,12 @@ struct ScoreSchedule {
 };
 
 /// Rows of weights by rows of values, from the oldest key that has weight on.
-struct WeightedSchedule {
+struct WeightedSchedule : UnlistedTiles {
   static constexpr bool gathers_contraction = false;
   ScoreRows rows;
   std::int32_t const* oldest;  // (groups)
   int columns;
 
-  [[nodiscard]] static constexpr int shared_size(int) { return 0; }
-  template <class Tile, class Thread>
-  MODULEFORMER_DEVICE void prepare(Thread const&, int*) const {}
   template <class Tile>
   [[nodiscard]] MODULEFORMER_HOST_DEVICE Index tiles(int const*) const {
     return rows.count() * ScoreSchedule::parts<Tile>() * across<Tile>();
@@ -106,20 +111,17 @@ struct WeightedSchedule {
  private:
   template <class Tile>
   [[nodiscard]] MODULEFORMER_HOST_DEVICE Index across() const {
-    return (columns + Tile::columns - 1) / Tile::columns;
+    return cover(columns, Tile::columns);
   }
 };
 
 /// Transposed weights of a block of keys by the rows that may see it.
-struct KeySchedule {
+struct KeySchedule : UnlistedTiles {
   static constexpr bool gathers_contraction = true;
   AttentionShape shape;
   int longest;  // keys of a sequence, at most
   int columns;
 
-  [[nodiscard]] static constexpr int shared_size(int) { return 0; }
-  template <class Tile, class Thread>
-  MODULEFORMER_DEVICE void prepare(Thread const&, int*) const {}
   template <class Tile>
   [[nodiscard]] MODULEFORMER_HOST_DEVICE Index tiles(int const*) const {
     return shape.sequence_count * blocks<Tile>() * across<Tile>();
@@ -138,11 +140,11 @@ struct KeySchedule {
  private:
   template <class Tile>
   [[nodiscard]] MODULEFORMER_HOST_DEVICE Index blocks() const {
-    return (longest + Tile::rows - 1) / Tile::rows;
+    return cover(longest, Tile::rows);
   }
   template <class Tile>
   [[nodiscard]] MODULEFORMER_HOST_DEVICE Index across() const {
-    return (columns + Tile::columns - 1) / Tile::columns;
+    return cover(columns, Tile::columns);
   }
 };
 

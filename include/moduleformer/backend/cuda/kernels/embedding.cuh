@@ -5,10 +5,10 @@
 
 #include <moduleformer/backend/arguments.hpp>
 #include <moduleformer/backend/cuda/kernels/packs.cuh>
+#include <moduleformer/backend/cuda/kernels/warp.cuh>
 #include <moduleformer/core/platform.hpp>
 #include <moduleformer/core/types.hpp>
 
-#include <bit>
 #include <cstdint>
 
 namespace moduleformer::kernels {
@@ -188,7 +188,7 @@ struct JoinRowsById : RowsById {
     for (int c = 0; c < pack; ++c) sum[c] += values[c];
     for (Index next = chunk + 1;; next += 32) {
       std::uint32_t const others = ~thread.ballot(id_at((next + thread.lane()) * 32) == id);
-      int const more = std::popcount((others & -others) - 1u);  // lanes below the first other; 32 where there is none
+      int const more = lowest_lane(others);
       for (int i = 0; i < more; i += at_once) {
         Words<float, pack> some[at_once];
         MODULEFORMER_UNROLL

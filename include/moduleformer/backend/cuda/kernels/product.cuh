@@ -118,24 +118,9 @@ struct Product {
   template <class Thread>
   MODULEFORMER_DEVICE void load_stage(Thread const& thread, Place const& tile, int step, S* stage,
                                       int const* numbers) const {
-    S* const to = stage + step % stages * stage_size;
-    S const* const from_a = a.data + tile.batch * a.batch_stride - tile.a_origin;
-    S const* const from_b = b.data + tile.batch * b.batch_stride;
-    int const term = tile.begin + step * depth;
-    if constexpr (gathers) {
-      int const* const mine = numbers + step % stages * 2 * depth;
-      load_part<PartA, threads>(thread, to, a, from_a, tile.row, tile.row_end, [&](int r) { return mine[r]; });
-      load_part<PartB, threads>(thread, to + PartA::size, b, from_b, tile.column, tile.column_end,
-                                [&](int r) { return mine[depth + r]; });
-    } else {
-      load_part<PartA, threads>(thread, to, a, from_a, term, tile.end, [&](int r) { return numbers[r]; });
-      if constexpr (Engine::stored_b == Stored::plain)
-        load_part<PartB, threads>(thread, to + PartA::size, b, from_b, tile.column, tile.column_end,
-                                  [&](int r) { return term + r < tile.end ? term + r : no_row; });
-      else
-        load_part<PartB, threads>(thread, to + PartA::size, b, from_b, term, tile.end,
-                                  [&](int r) { return tile.column + r < tile.column_end ? tile.column + r : no_row; });
-    }
+    load_parts<PartA, PartB, Engine::stored_a == Stored::plain, Engine::stored_b == Stored::plain, threads>(
+        thread, stage + step % stages * stage_size, a, b, tile, tile.begin + step * depth,
+        gathers ? numbers + step % stages * 2 * depth : numbers);
   }
 
   /// Each warp lays a few rows of its sums into its part of shared memory and takes them out along the rows, which

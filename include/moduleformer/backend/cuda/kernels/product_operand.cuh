@@ -90,4 +90,26 @@ MODULEFORMER_DEVICE void load_part(Thread const& thread, S* to, Operand<S> const
   }
 }
 
+/// Brings the parts of one stage, terms from `term` on, to `to` and behind it. rows: of A where it is plain (then rows
+/// are slots), else of A's and then of B's terms.
+template <class PartA, class PartB, bool plain_a, bool plain_b, int Threads, class Thread, class S, class Tile>
+MODULEFORMER_DEVICE void load_parts(Thread const& thread, S* to, Operand<S> const& a, Operand<S> const& b, Tile const& tile,
+                                    int term, int const* rows) {
+  S const* const from_a = a.data + tile.batch * a.batch_stride - tile.a_origin;
+  S const* const from_b = b.data + tile.batch * b.batch_stride;
+  if constexpr (!plain_a) {
+    load_part<PartA, Threads>(thread, to, a, from_a, tile.row, tile.row_end, [&](int r) { return rows[r]; });
+    load_part<PartB, Threads>(thread, to + PartA::size, b, from_b, tile.column, tile.column_end,
+                              [&](int r) { return rows[PartA::rows + r]; });
+  } else {
+    load_part<PartA, Threads>(thread, to, a, from_a, term, tile.end, [&](int r) { return rows[r]; });
+    if constexpr (plain_b)
+      load_part<PartB, Threads>(thread, to + PartA::size, b, from_b, tile.column, tile.column_end,
+                                [&](int r) { return term + r < tile.end ? term + r : no_row; });
+    else
+      load_part<PartB, Threads>(thread, to + PartA::size, b, from_b, term, tile.end,
+                                [&](int r) { return tile.column + r < tile.column_end ? tile.column + r : no_row; });
+  }
+}
+
 }  // namespace moduleformer::kernels

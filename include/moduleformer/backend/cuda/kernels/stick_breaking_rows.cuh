@@ -16,9 +16,9 @@
 namespace moduleformer::kernels {
 
 /// What both directions do. Matrices of scores have a row for each row of queries, `stride` elements apart.
-template <class Units>
 struct StickBreakingRowsBase {
   using S = bfloat16;
+  using Units = BinaryUnits;
   static constexpr int threads = 512, warps = threads / 32, block = 32 * run_keys;
   static constexpr std::size_t shared_bytes = warps * sizeof(int);
 
@@ -29,9 +29,19 @@ struct StickBreakingRowsBase {
   std::int32_t* oldest;  // (groups) the first key from which on rows of the group have weight, in whole 64s
   Index stride;
   float logit_scale;
-  float* log_stick;    // (P,H)
-  std::int32_t* stop;  // (P,H)
 
+  /// visit(tile, row) -> its oldest key with weight, for each row of the block's group.
+  template <class Thread, class Visit>
+  MODULEFORMER_DEVICE void for_rows(Thread const& thread, Visit visit) const {
+    QueryTile const tile = rows.at(thread.block());
+    if (tile.rows == 0) return;
+    int mine = no_key;
+    for (int r = thread.warp(); r < tile.rows; r += warps) {
+      int const key = visit(tile, r);
+      mine = key < mine ? key : mine;
+    }
+    leave_oldest(thread, mine, ScoreRows::keys_end(tile));
+  }
   /// The run's entries of a matrix of scores; nothing of what lies beyond the row's memory.
   template <class T>
   MODULEFORMER_DEVICE void read(T const* row, int key, float (&x)[run_keys]) const {
@@ -53,6 +63,12 @@ struct StickBreakingRowsBase {
     float zeros[run_keys] = {};
     for (int key = thread.lane() * run_keys; key < end; key += block) store(thread, row + key, run_keys, true, zeros);
   }
+
+ protected:
+  static constexpr int no_key = 0x7fffffff;
+  static constexpr float smallest = 4.6e-41f;  // half of what a bfloat16 holds
+
+ private:
   /// Leaves the oldest of the block's threads' keys.
   template <class Thread>
   MODULEFORMER_DEVICE void leave_oldest(Thread const& thread, int mine, int none) const {
@@ -63,62 +79,46 @@ struct StickBreakingRowsBase {
     for (int w = 0; w < warps; ++w) lowest = room[w] < lowest ? room[w] : lowest;
     if (thread.index() == 0) oldest[thread.block()] = (lowest < none ? lowest : none) / 64 * 64;
   }
-
- protected:
-  static constexpr int no_key = 0x7fffffff;
-  static constexpr float smallest = 4.6e-41f;  // half of what a bfloat16 holds
 };
 
 /// Scores to weights, in a matrix of their own; those of keys that a row does not see or visit are 0 as far as rows of
 /// its group see.
-template <class Units>
-struct StickBreakingRows : StickBreakingRowsBase<Units> {
-  using Base = StickBreakingRowsBase<Units>;
-  using Base::block, Base::no_key, Base::rows, Base::warps;
-  using typename Base::S;
-  float log_bound;  // rows whose stick's logarithm is below are done, in the units of the scan
+struct StickBreakingRows : StickBreakingRowsBase {
+  float* log_stick;    // (P,H) or null
+  std::int32_t* stop;  // (P,H) or null
+  float log_bound;     // rows whose stick's logarithm is below are done, in the units of the scan
 
   template <class Thread>
   MODULEFORMER_DEVICE void operator()(Thread const& thread) const {
-    QueryTile const tile = rows.at(thread.block());
-    if (tile.rows == 0) return;
-    int const keys_end = ScoreRows::keys_end(tile);
-    int mine = no_key;
-    for (int r = thread.warp(); r < tile.rows; r += warps) {
-      int const key = visit(thread, tile, r, keys_end);
-      mine = key < mine ? key : mine;
-    }
-    this->leave_oldest(thread, mine, keys_end);
+    for_rows(thread, [&](QueryTile const& tile, int r) { return visit(thread, tile, r); });
   }
 
  private:
-  /// The oldest key with weight.
   template <class Thread>
-  MODULEFORMER_DEVICE int visit(Thread const& thread, QueryTile const& tile, int r, int keys_end) const {
+  MODULEFORMER_DEVICE int visit(Thread const& thread, QueryTile const& tile, int r) const {
     AttentionShape const& shape = rows.shape;
-    Index const row = tile.matrix_row() + r, place = row * shape.heads + this->head;
-    float const* const scores = this->scores + row * this->stride;
-    S* const weights = this->weights + row * this->stride;
+    Index const row = tile.matrix_row() + r, place = row * shape.heads + head;
+    float const* const scores = this->scores + row * stride;
+    S* const weights = this->weights + row * stride;
     int const end = tile.visible_end(r), position = tile.position(r), run = thread.lane() * run_keys;
-    int oldest = no_key, first = (keys_end + block - 1) / block * block;
+    int oldest = no_key, first = (ScoreRows::keys_end(tile) + block - 1) / block * block;
     float log_stick = 0, own = 0;
     for (bool alive = true; alive && first > 0; alive = !(log_stick < log_bound)) {  // NaN goes on
       first -= block;
       float x[run_keys];
-      this->read(scores, first + run, x);
+      read(scores, first + run, x);
       MODULEFORMER_UNROLL
-      for (int j = 0; j < run_keys; ++j) x[j] *= this->logit_scale;
+      for (int j = 0; j < run_keys; ++j) x[j] *= logit_scale;
       NothingKept nothing;
       break_run<Units, 32, Walk::to_older>(thread, x, 0, end - first - run, false, log_stick, nothing);
       MODULEFORMER_UNROLL
       for (int j = 0; j < run_keys; ++j)
         if (first + run + j == position) own = x[j];
-      int const key = this->write(thread, weights, first + run, x);
+      int const key = write(thread, weights, first + run, x);
       oldest = key < oldest ? key : oldest;
     }
-    this->clear(thread, weights, first);
-    if (shape.keep_remainder) {  // y_i += r_i v_i
-      thread.sync_warp();        // others' stores of the run come first
+    clear(thread, weights, first);
+    if (shape.keep_remainder) {  // y_i += r_i v_i, by the lane that stored the run
       if (position / run_keys % 32 == thread.lane())
         weights[position] = static_cast<S>(own + Units::exp(thread, log_stick));
       oldest = position < oldest ? position : oldest;
@@ -133,53 +133,43 @@ struct StickBreakingRows : StickBreakingRowsBase<Units> {
 
 /// Scores and A = dy.v to weights and dl, both as they multiply rows: weights with the rest of the stick at a row's own
 /// key, dl scaled. Keys that a row does not see are 0 up to the end of the last 128 that rows of its group see.
-template <class Units>
-struct StickBreakingRowsBackward : StickBreakingRowsBase<Units> {
-  using Base = StickBreakingRowsBase<Units>;
-  using Base::block, Base::no_key, Base::rows, Base::warps;
-  using typename Base::S;
-  float const* values;  // dy.v
-  S* slopes;            // scale dl
+struct StickBreakingRowsBackward : StickBreakingRowsBase {
+  float const* log_stick;    // (P,H)
+  std::int32_t const* stop;  // (P,H)
+  float const* values;       // dy.v
+  S* slopes;                 // scale dl
   float scale;
 
   template <class Thread>
   MODULEFORMER_DEVICE void operator()(Thread const& thread) const {
-    QueryTile const tile = rows.at(thread.block());
-    if (tile.rows == 0) return;
-    int const keys_end = ScoreRows::keys_end(tile);
-    int mine = no_key;
-    for (int r = thread.warp(); r < tile.rows; r += warps) {
-      int const key = visit(thread, tile, r, (keys_end + 127) / 128 * 128);
-      mine = key < mine ? key : mine;
-    }
-    this->leave_oldest(thread, mine, keys_end);
+    for_rows(thread, [&](QueryTile const& tile, int r) { return visit(thread, tile, r); });
   }
 
  private:
   template <class Thread>
-  MODULEFORMER_DEVICE int visit(Thread const& thread, QueryTile const& tile, int r, int limit) const {
+  MODULEFORMER_DEVICE int visit(Thread const& thread, QueryTile const& tile, int r) const {
     AttentionShape const& shape = rows.shape;
-    Index const row = tile.matrix_row() + r, place = row * shape.heads + this->head;
-    float const* const scores = this->scores + row * this->stride;
-    float const* const values = this->values + row * this->stride;
-    S* const weights = this->weights + row * this->stride;
-    S* const slopes = this->slopes + row * this->stride;
+    Index const row = tile.matrix_row() + r, place = row * shape.heads + head;
+    float const* const scores = this->scores + row * stride;
+    float const* const values = this->values + row * stride;
+    S* const weights = this->weights + row * stride;
+    S* const slopes = this->slopes + row * stride;
     int const first = this->stop[place], end = tile.visible_end(r), position = tile.position(r);
-    int const run = thread.lane() * run_keys;
+    int const run = thread.lane() * run_keys, limit = (ScoreRows::keys_end(tile) + 127) / 128 * 128;
     float log_stick = this->log_stick[place] * Units::per_nat, prefix = 0;
     float const own = shape.keep_remainder ? values[position] : 0.0f;
     float const rest = shape.keep_remainder ? Units::exp(thread, log_stick) : 0.0f;
     int oldest = no_key;
-    this->clear(thread, weights, first);
-    this->clear(thread, slopes, first);
+    clear(thread, weights, first);
+    clear(thread, slopes, first);
     for (int base = first; base < limit; base += block) {
       int const key = base + run;
       float x[run_keys], score[run_keys];
-      this->read(scores, key, x);
-      this->read(values, key, score);
+      read(scores, key, x);
+      read(values, key, score);
       MODULEFORMER_UNROLL
       for (int j = 0; j < run_keys; ++j) {
-        x[j] *= this->logit_scale;
+        x[j] *= logit_scale;
         score[j] = key + j < end ? score[j] - own : 0.0f;  // beyond it nothing was computed
       }
       KeptRun kept;
@@ -190,8 +180,8 @@ struct StickBreakingRowsBackward : StickBreakingRowsBase<Units> {
         if (shape.keep_remainder && key + j == position) x[j] += rest;
         score[j] *= scale;
       }
-      (void)this->write(thread, weights, key, x);
-      int const nearest = this->write(thread, slopes, key, score);
+      (void)write(thread, weights, key, x);
+      int const nearest = write(thread, slopes, key, score);
       oldest = nearest < oldest ? nearest : oldest;
     }
     return oldest;
@@ -199,10 +189,10 @@ struct StickBreakingRowsBackward : StickBreakingRowsBase<Units> {
 };
 
 /// Rows that belong to no sequence become 0.
-template <class S>
+template <class Call>
 struct ClearRowsOfNoSequence {
   static constexpr int threads = 256;
-  StickBreakingCall<S> call;
+  Call call;
 
   template <class Thread>
   MODULEFORMER_DEVICE void operator()(Thread const& thread) const {

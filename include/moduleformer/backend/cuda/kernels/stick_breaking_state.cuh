@@ -6,6 +6,7 @@
 // the states would need too much memory: then the second pass repeats up to step - 1 blocks.
 
 #include <moduleformer/backend/cuda/kernels/attention_schedule.cuh>
+#include <moduleformer/backend/cuda/kernels/packs.cuh>
 #include <moduleformer/backend/cuda/kernels/stick_breaking_run.cuh>
 #include <moduleformer/backend/cuda/kernels/warp.cuh>
 #include <moduleformer/core/platform.hpp>
@@ -141,11 +142,35 @@ struct StickBreakingBackwardCall {
   [[nodiscard]] MODULEFORMER_DEVICE QueryTile begin_tile(Thread const& thread) const {
     Index const number = thread.block() / shape.heads;  // backwards, as the last tiles of a sequence take longest
     if (number < places.tiles) return find_tile(thread, shape, places.tiles - 1 - number, state_rows);
-    Index const first = (thread.block() - places.tiles * shape.heads) * thread.block_size() + thread.warp() * 32;
+    clear_rows(thread, (thread.block() - places.tiles * shape.heads) * thread.block_size() + thread.warp() * 32);
+    return {};
+  }
+
+  /// Rows of dq that belong to no sequence become 0: of the 32 from `first` on, by a warp.
+  template <class Thread>
+  MODULEFORMER_DEVICE void clear_rows(Thread const& thread, Index first) const {
     for_rows_of_no_sequence(thread, shape, first, [&](Index row) {
       for (Index x = thread.lane(); x < shape.stride(); x += 32) dq[row * shape.stride() + x] = static_cast<S>(0.0f);
     });
-    return {};
+  }
+
+  /// own = dy_i.v_i of a row of a tile by the four lanes that have it, for both passes; heads of d, rows aligned.
+  template <int d, class Thread>
+  MODULEFORMER_DEVICE void store_own(Thread const& thread, QueryTile const& tile, int row, int head) const {
+    Index const column = static_cast<Index>(head) * d;
+    float sum = 0;
+    if (row < tile.rows)
+      MODULEFORMER_UNROLL
+      for (int x = thread.lane() % 4 * 8; x < d; x += 32) {
+        float gradient[8], value[8];
+        load(dy + (tile.matrix_row() + row) * shape.stride() + column + x, 8, true, gradient);
+        load(v + (tile.sequence.key_row + tile.position(row)) * shape.stride() + column + x, 8, true, value);
+        MODULEFORMER_UNROLL
+        for (int i = 0; i < 8; ++i) sum += gradient[i] * value[i];
+      }
+    sum += thread.shuffle_xor(sum, 1);
+    sum += thread.shuffle_xor(sum, 2);
+    if (row < tile.rows) own[(tile.matrix_row() + row) * shape.heads + head] = sum;
   }
 
   /// f(sequence) for those that have keys among the 64 rows of the key matrix from first_key on.
@@ -163,6 +188,14 @@ struct StickBreakingBackwardCall {
     }
   }
 };
+
+/// Two neighbouring elements += x.
+template <class Thread>
+MODULEFORMER_DEVICE void add_pair(Thread const& thread, bfloat16* to, float const (&x)[2]) {
+  float there[2];
+  load(to, 2, true, there);
+  *reinterpret_cast<std::uint32_t*>(to) = thread.round_pair(there[0] + x[0], there[1] + x[1]);
+}
 
 /// The oldest key that rows of a tile visited, for the whole block; scratch: an int for each warp.
 template <class S, class Thread>

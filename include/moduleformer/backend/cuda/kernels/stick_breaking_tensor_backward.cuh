@@ -97,7 +97,7 @@ struct StickBreakingTensorQueryGradient {
     thread.commit_copies();
     if (shape.keep_remainder)
       MODULEFORMER_UNROLL
-      for (int half = 0; half < 2; ++half) store_own(thread, tile, own_rows[half], head, place, key_place);
+      for (int half = 0; half < 2; ++half) call.template store_own<d>(thread, tile, own_rows[half], head);
     typename Warp::Row rows[2] = {{call, tile, own_rows[0], head}, {call, tile, own_rows[1], head}};
     int const step = *call.places.step;
 
@@ -134,26 +134,6 @@ struct StickBreakingTensorQueryGradient {
         *reinterpret_cast<std::uint32_t*>(dq + 8 * j + 2 * t) =
             thread.round_pair(call.scale * sums[j][2 * half], call.scale * sums[j][2 * half + 1]);
     }
-  }
-
-  /// dy_i.v_i of a row by the four lanes that have it, for both passes.
-  template <class Thread>
-  MODULEFORMER_DEVICE void store_own(Thread const& thread, QueryTile const& tile, int row, int head, Index place,
-                                     Index key_place) const {
-    Index const stride = call.shape.stride();
-    float sum = 0;
-    if (row < tile.rows)
-      MODULEFORMER_UNROLL
-      for (int x = thread.lane() % 4 * 8; x < d; x += 32) {
-        float dy[8], v[8];
-        load(call.dy + place + row * stride + x, 8, true, dy);
-        load(call.v + key_place + tile.position(row) * stride + x, 8, true, v);
-        MODULEFORMER_UNROLL
-        for (int i = 0; i < 8; ++i) sum += dy[i] * v[i];
-      }
-    sum += thread.shuffle_xor(sum, 1);
-    sum += thread.shuffle_xor(sum, 2);
-    if (row < tile.rows) call.own[(tile.matrix_row() + row) * call.shape.heads + head] = sum;
   }
 };
 
@@ -217,13 +197,6 @@ struct StickBreakingTensorKeyGradient {
         add_pair(thread, call.dv + at, value);
       }
     }
-  }
-
-  template <class Thread>
-  static MODULEFORMER_DEVICE void add_pair(Thread const& thread, bfloat16* to, float const (&x)[2]) {
-    float there[2];
-    load(to, 2, true, there);
-    *reinterpret_cast<std::uint32_t*>(to) = thread.round_pair(there[0] + x[0], there[1] + x[1]);
   }
 
   /// Where eight keys of a row of weights or dl lie.

@@ -62,7 +62,7 @@ struct WarpgroupTile {
     MODULEFORMER_UNROLL
     for (int k = 0; k < d / 16; ++k) {
       int const panel = k / 4, column = k % 4 * 16;
-      thread.template multiply_narrow<0, 0>(s, thread.shared_matrix(rows + panel * count * 64 + column, 0),
+      thread.template multiply_shared<0, 0>(s, thread.shared_matrix(rows + panel * count * 64 + column, 0),
                                             thread.shared_matrix(block + panel * keys * 64 + column, 0), k > 0);
     }
   }
@@ -92,13 +92,13 @@ struct WarpgroupTile {
   }
 };
 
-/// Wide heads leave registers for one block of three groups on a multiprocessor.
-template <int d, int groups = 1, int Blocks = d <= 64 ? 4 : 3>
+/// One warpgroup a block: of more, all go on until the last one's rows have used up their sticks.
+template <int d>
 struct StickBreakingWarpgroupForward {
   using Tile = WarpgroupTile<d>;
   using Units = BinaryUnits;
-  static constexpr int warps = 4 * groups, threads = 32 * warps, size = 64 * groups, stages = 2;
-  static constexpr int blocks_at_once = Blocks;
+  static constexpr int warps = 4, threads = 32 * warps, size = 64, stages = 2;
+  static constexpr int blocks_at_once = d <= 64 ? 4 : 3;
   static constexpr int query_size = Tile::template Part<size>::size;
   static constexpr std::size_t shared_bytes = (query_size + stages * 2 * Tile::block_size) * sizeof(bfloat16);
 
@@ -162,7 +162,7 @@ struct StickBreakingWarpgroupForward {
       bfloat16 const* const block = blocks + stage * 2 * Tile::block_size;
       typename Tile::Scores s;
       thread.begin_products();
-      Tile::template scores<size>(thread, queries + thread.warp() / 4 * 64 * 64, block, s);
+      Tile::template scores<size>(thread, queries, block, s);
       thread.commit_products();
       thread.template wait_products<0>();
       float x[2][run_keys];

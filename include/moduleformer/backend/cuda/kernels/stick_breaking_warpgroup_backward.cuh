@@ -11,7 +11,6 @@
 #include <moduleformer/core/platform.hpp>
 #include <moduleformer/core/types.hpp>
 
-#include <bit>
 #include <cstddef>
 #include <cstdint>
 #include <type_traits>
@@ -102,12 +101,12 @@ struct WarpgroupBackward {
   }
 };
 
-template <int d, int groups = 2, int Blocks = 1>
+template <int d>
 struct StickBreakingWarpgroupQueryGradient {
   using Tile = WarpgroupTile<d>;
   using Group = WarpgroupBackward<d>;
-  static constexpr int warps = 4 * groups, threads = 32 * warps, size = 64 * groups, stages = 2;
-  static constexpr int blocks_at_once = Blocks;
+  static constexpr int groups = 2, warps = 4 * groups, threads = 32 * warps, size = 64 * groups, stages = 2;
+  static constexpr int blocks_at_once = 1;  // more would spill
   static_assert(Tile::keys == state_keys && state_rows == 64);
   static constexpr int row_part = Tile::template Part<size>::size;
   static constexpr std::size_t shared_bytes =
@@ -129,7 +128,7 @@ struct StickBreakingWarpgroupQueryGradient {
     std::uint32_t const from_last = number / heads;
     int const head = static_cast<int>(number - from_last * heads), t = thread.lane() % 4;
     Index const stride = shape.stride();
-    if (from_last >= tiles) return clear(thread, (thread.block() - tiles * shape.heads) * threads + thread.warp() * 32);
+    if (from_last >= tiles) return call.clear_rows(thread, (thread.block() - tiles * shape.heads) * threads + thread.warp() * 32);
     QueryTile const tile = find_tile(thread, shape, tiles - 1 - from_last, size);
     if (tile.rows == 0) return;
 
@@ -147,7 +146,10 @@ struct StickBreakingWarpgroupQueryGradient {
     int const phase = tile.sequence.key_row % state_keys, newest = tile.visible_end(tile.rows - 1);
     if (shape.keep_remainder)
       MODULEFORMER_UNROLL
-      for (int half = 0; half < 2; ++half) store_own(thread, tile, own_rows[half], head, place, key_place);
+      for (int half = 0; half < 2; ++half) {
+        call.template store_own<d>(thread, tile, own_rows[half], head);
+        thread.sync_warp();
+      }
     typename Group::Row rows[2] = {{call, tile, own_rows[0], head}, {call, tile, own_rows[1], head}};
     int block = (oldest_of(thread, tile, rows, own_rows, head, scratch) + phase) / state_keys;
     auto const copy_block = [&](int first_key, int stage) {
@@ -210,14 +212,6 @@ struct StickBreakingWarpgroupQueryGradient {
     }
   }
 
-  template <class Thread>
-  MODULEFORMER_DEVICE void clear(Thread const& thread, Index first) const {
-    for_rows_of_no_sequence(thread, call.shape, first, [&](Index row) {
-      for (Index x = thread.lane(); x < call.shape.stride(); x += 32)
-        call.dq[row * call.shape.stride() + x] = static_cast<bfloat16>(0.0f);
-    });
-  }
-
   /// The oldest key that rows of the tile visited, and for the other pass that of each 64 of them.
   template <class Thread>
   MODULEFORMER_DEVICE int oldest_of(Thread const& thread, QueryTile const& tile, typename Group::Row const (&rows)[2],
@@ -240,27 +234,6 @@ struct StickBreakingWarpgroupQueryGradient {
     if (thread.index() % 128 == 0 && thread.warp() * 16 < tile.rows)
       *call.places.oldest_of(head, tile.sequence.index, tile.first_row / state_rows + thread.warp() / 4) = of_group;
     return oldest;
-  }
-
-  /// dy_i.v_i of a row by the four lanes that have it, for both passes.
-  template <class Thread>
-  MODULEFORMER_DEVICE void store_own(Thread const& thread, QueryTile const& tile, int row, int head, Index place,
-                                     Index key_place) const {
-    Index const stride = call.shape.stride();
-    float sum = 0;
-    if (row < tile.rows)
-      MODULEFORMER_UNROLL
-      for (int x = thread.lane() % 4 * 8; x < d; x += 32) {
-        float dy[8], v[8];
-        load(call.dy + place + row * stride + x, 8, true, dy);
-        load(call.v + key_place + tile.position(row) * stride + x, 8, true, v);
-        MODULEFORMER_UNROLL
-        for (int i = 0; i < 8; ++i) sum += dy[i] * v[i];
-      }
-    sum += thread.shuffle_xor(sum, 1);
-    sum += thread.shuffle_xor(sum, 2);
-    if (row < tile.rows) call.own[(tile.matrix_row() + row) * call.shape.heads + head] = sum;
-    thread.sync_warp();
   }
 };
 

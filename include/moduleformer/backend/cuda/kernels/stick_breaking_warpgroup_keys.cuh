@@ -18,14 +18,13 @@
 
 namespace moduleformer::kernels {
 
-/// One warpgroup forms both results, or of two each one.
-template <int d, int groups = 2, int Blocks = 1>
+/// Two warpgroups, each with half of a tile's scores; then the first one has dv, the second one dk.
+template <int d>
 struct StickBreakingWarpgroupKeyGradient {
   using Tile = WarpgroupTile<d>;
   using Group = WarpgroupBackward<d>;
-  static_assert(groups == 1 || groups == 2);
-  static constexpr int warps = 4 * groups, threads = 32 * warps, size = 16 * warps, stages = 2;
-  static constexpr int blocks_at_once = Blocks;
+  static constexpr int warps = 8, threads = 32 * warps, size = 16 * warps, stages = 2;
+  static constexpr int blocks_at_once = 1;  // more would spill
   static constexpr int group = size / state_rows;  // tiles of the other pass in one of this
   using ScorePart = SharedPart<bfloat16, size, Tile::keys>;
   static constexpr int row_part = Tile::template Part<size>::size;
@@ -41,10 +40,7 @@ struct StickBreakingWarpgroupKeyGradient {
   }
 
  private:
-  static constexpr int results = 2 / groups;  // of a warpgroup: dv first, or dv of the first warpgroup
-  struct Sums {
-    typename Tile::Output of[results];
-  };
+  using Sums = typename Tile::Output;
 
   template <class Thread>
   MODULEFORMER_DEVICE void differentiate(Thread const& thread) const {
@@ -54,9 +50,7 @@ struct StickBreakingWarpgroupKeyGradient {
     Index const first_key = thread.block() / shape.heads * Tile::keys;
     Sums sums;
     MODULEFORMER_UNROLL
-    for (int r = 0; r < results; ++r)
-      MODULEFORMER_UNROLL
-      for (int i = 0; i < d / 2; ++i) sums.of[r][i] = 0.0f;
+    for (int i = 0; i < d / 2; ++i) sums[i] = 0.0f;
     bool touched = false;
     call.for_sequences(thread, first_key, [&](int sequence) {
       touched = true;
@@ -64,29 +58,26 @@ struct StickBreakingWarpgroupKeyGradient {
     });
     if (!touched) return;
 
-    bool const has_values = thread.warp() < 4, has_keys = thread.warp() / 4 == groups - 1;
-    auto& keys = sums.of[results - 1];
-    auto& values = sums.of[0];
-    if (has_keys)
+    bool const has_values = thread.warp() < 4;
+    if (!has_values)
       MODULEFORMER_UNROLL
-      for (int i = 0; i < d / 2; ++i) keys[i] *= call.scale;
+      for (int i = 0; i < d / 2; ++i) sums[i] *= call.scale;
     if (call.dk == call.dv) {  // rounded once
       auto* const shared = thread.template shared<float>() + thread.index() % 128;
       thread.sync();
       MODULEFORMER_UNROLL
       for (int i = 0; i < d / 2; ++i)
-        if (has_keys) shared[i * 128] = keys[i];
+        if (!has_values) shared[i * 128] = sums[i];
       thread.sync();
       if (!has_values) return;
       MODULEFORMER_UNROLL
-      for (int i = 0; i < d / 2; ++i) values[i] += shared[i * 128];
+      for (int i = 0; i < d / 2; ++i) sums[i] += shared[i * 128];
     }
-    if (has_values) add(thread, values, first_key, head, call.dv);
-    if (has_keys && call.dk != call.dv) add(thread, keys, first_key, head, call.dk);
+    add(thread, sums, first_key, head, has_values ? call.dv : call.dk);
   }
 
   template <class Thread>
-  MODULEFORMER_DEVICE void add(Thread const& thread, typename Tile::Output const& sums, Index first_key, int head,
+  MODULEFORMER_DEVICE void add(Thread const& thread, Sums const& sums, Index first_key, int head,
                                bfloat16* matrix) const {
     Index const column = static_cast<Index>(head) * d + 2 * (thread.lane() % 4);
     MODULEFORMER_UNROLL
@@ -94,13 +85,8 @@ struct StickBreakingWarpgroupKeyGradient {
       Index const row = first_key + thread.warp() % 4 * 16 + thread.lane() / 4 + 8 * half;
       if (row >= call.key_rows) continue;
       MODULEFORMER_UNROLL
-      for (int j = 0; j < d / 8; ++j) {
-        bfloat16* const to = matrix + row * call.shape.stride() + column + 8 * j;
-        float there[2];
-        load<2>(to, 2, true, there);
-        *reinterpret_cast<std::uint32_t*>(to) =
-            thread.round_pair(there[0] + sums[4 * j + 2 * half], there[1] + sums[4 * j + 2 * half + 1]);
-      }
+      for (int j = 0; j < d / 8; ++j)
+        add_pair(thread, matrix + row * call.shape.stride() + column + 8 * j, {sums[4 * j + 2 * half], sums[4 * j + 2 * half + 1]});
     }
   }
 
@@ -200,11 +186,9 @@ struct StickBreakingWarpgroupKeyGradient {
       thread.publish_shared();
       thread.sync();
       thread.begin_products();
-      MODULEFORMER_UNROLL
-      for (int r = 0; r < results; ++r) {
-        bool const is_values = groups == 1 ? r == 0 : thread.warp() < 4;
-        add_products(thread, is_values ? weights_part : dl_part, is_values ? queries + row_part : queries, sums.of[r]);
-      }
+      // Chosen by address: products in branches would run one by one.
+      bool const has_values = thread.warp() < 4;
+      add_products(thread, has_values ? weights_part : dl_part, has_values ? queries + row_part : queries, sums);
       thread.commit_products();
       number = following;
       following = next(number + 1);
@@ -238,10 +222,10 @@ struct StickBreakingWarpgroupKeyGradient {
   /// Begins sums += scores^T rows.
   template <class Thread>
   static MODULEFORMER_DEVICE void add_products(Thread const& thread, bfloat16 const* scores, bfloat16 const* rows,
-                                               typename Tile::Output& sums) {
+                                               Sums& sums) {
     MODULEFORMER_UNROLL
     for (int k = 0; k < size; k += 16)
-      thread.template multiply_narrow<1, 1>(sums, thread.shared_matrix(scores + k * 64, size * 128),
+      thread.template multiply_shared<1, 1>(sums, thread.shared_matrix(scores + k * 64, size * 128),
                                             thread.shared_matrix(rows + k * 64, size * 128), true);
   }
 };

@@ -252,7 +252,9 @@ struct WarpgroupProduct {
   MODULEFORMER_DEVICE void load_stage(Thread const& thread, Place const& tile, int step, S* stage, int const* numbers,
                                       Loads const& loads) const {
     S* const to = stage + step % stages * stage_size;
-    if (!a.packed || !b.packed) return load_unaligned_stage(thread, tile, step, to, numbers);
+    if (!a.packed || !b.packed)  // rows that do not begin at 16 aligned bytes
+      return load_parts<PartA, PartB, plain_a, plain_b, threads>(thread, to, a, b, tile, tile.begin + step * depth,
+                                                                 gathers ? numbers + step % stages * 2 * depth : numbers);
     constexpr int size = static_cast<int>(sizeof(S));
     int const term = tile.begin + step * depth, row_a = first_row<PartA>(thread), row_b = first_row<PartB>(thread);
     S* const to_a = to + PartA::at(row_a, thread.index() % PartA::chunks);  // the swizzle is that of all its rows
@@ -282,29 +284,6 @@ struct WarpgroupProduct {
       } else {
         thread.copy_async(place, from_b + i * apart, i * rows_at_once<PartB> < rows_left ? b_bytes : 0);
       }
-    }
-  }
-
-  /// The same where rows do not begin at 16 aligned bytes.
-  template <class Thread>
-  MODULEFORMER_DEVICE void load_unaligned_stage(Thread const& thread, Place const& tile, int step, S* to,
-                                                int const* numbers) const {
-    S const* const from_a = a.data + tile.batch * a.batch_stride - tile.a_origin;
-    S const* const from_b = b.data + tile.batch * b.batch_stride;
-    int const term = tile.begin + step * depth;
-    if constexpr (gathers) {
-      int const* const mine = numbers + step % stages * 2 * depth;
-      load_part<PartA, threads>(thread, to, a, from_a, tile.row, tile.row_end, [&](int r) { return mine[r]; });
-      load_part<PartB, threads>(thread, to + PartA::size, b, from_b, tile.column, tile.column_end,
-                                [&](int r) { return mine[depth + r]; });
-    } else {
-      load_part<PartA, threads>(thread, to, a, from_a, term, tile.end, [&](int r) { return numbers[r]; });
-      if constexpr (plain_b)
-        load_part<PartB, threads>(thread, to + PartA::size, b, from_b, tile.column, tile.column_end,
-                                  [&](int r) { return term + r < tile.end ? term + r : no_row; });
-      else
-        load_part<PartB, threads>(thread, to + PartA::size, b, from_b, term, tile.end,
-                                  [&](int r) { return tile.column + r < tile.column_end ? tile.column + r : no_row; });
     }
   }
 
