@@ -99,15 +99,13 @@ struct StickBreakingTensorQueryGradient {
       MODULEFORMER_UNROLL
       for (int half = 0; half < 2; ++half) call.template store_own<d>(thread, tile, own_rows[half], head);
     typename Warp::Row rows[2] = {{call, tile, own_rows[0], head}, {call, tile, own_rows[1], head}};
-    int const step = *call.places.step;
-
     typename Tile::Output sums;
     Tile::clear(sums);
     for (int stage = 0; block * state_keys - phase < newest; ++block, stage ^= 1) {
       int const base = block * state_keys - phase;
       if (base + state_keys < newest) copy_block(base + state_keys, stage ^ 1);
       thread.commit_copies();
-      if (t == 0 && block % step == 0) {
+      if (t == 0 && block % *call.places.step == 0) {  // read each time: registers are short
         MODULEFORMER_UNROLL
         for (int half = 0; half < 2; ++half)
           if (own_rows[half] < tile.rows)
