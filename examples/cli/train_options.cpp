@@ -38,7 +38,8 @@ std::map<std::string_view, Help> const& helps() {
       {"attention", {policies, "stick-breaking variant"}},
       {"activation", {policies, "activation of feed-forward experts"}},
       {"router", {policies, "router"}},
-      {"gating", {policies, "how a router's logits become gates"}},
+      {"selection", {policies, "how experts are chosen from a router's logits"}},
+      {"gating", {policies, "how the logits of the chosen become gates"}},
       {"norm", {policies, "norm"}},
       {"routing-loss", {policies, "auxiliary loss of each router"}},
       {"loss-numbers", {policies, "numbers of that loss, as KEY=VALUE,...: the weights of weighted_sum (mi=1,router_z=0.1), or\n"
@@ -96,6 +97,7 @@ void with_policies(Policies& policies, Options& options, Visit&& visit) {
   visit("attention", policies.attention, options.attention);
   visit("activation", policies.activation, options.activation);
   visit("router", policies.router, options.router);
+  visit("selection", policies.selection, options.selection);
   visit("gating", policies.gating, options.gating);
   visit("norm", policies.norm, options.norm);
   visit("routing-loss", policies.routing_loss, options.routing_loss);

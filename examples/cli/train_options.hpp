@@ -31,7 +31,7 @@ struct TrainOptions {
   moduleformer::Index attention_experts = 8, attention_top_k = 2, heads = 2, attention_hidden = 128;
   moduleformer::Index ffn_experts = 16, ffn_top_k = 2, ffn_hidden = 256;
   // Policies by role, as config.json names them, and numbers of the routing loss.
-  std::string attention, activation, router, gating, norm, routing_loss;
+  std::string attention, activation, router, selection, gating, norm, routing_loss;
   std::string loss_numbers;
   // Settings.
   double aux_loss_weight = 0.001, embedding_dropout = 0, residual_dropout = 0, router_dropout = 0, initializer_range = 0.02;
@@ -85,6 +85,7 @@ void TrainOptions::visit(Self& self, Visitor&& visit) {
   visit("attention", self.attention);
   visit("activation", self.activation);
   visit("router", self.router);
+  visit("selection", self.selection);
   visit("gating", self.gating);
   visit("norm", self.norm);
   visit("routing-loss", self.routing_loss);

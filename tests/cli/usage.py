@@ -10,7 +10,7 @@ from support import TINY
 COMMANDS = {
     "train": "--data --tokens --out --resume --overwrite --save-every --no-eval --threads --device --precision --vocab --hidden --layers "
              "--router-hidden --attention-experts --attention-top-k --heads --attention-hidden --ffn-experts --ffn-top-k "
-             "--ffn-hidden --attention --activation --router --gating --norm --routing-loss --loss-numbers "
+             "--ffn-hidden --attention --activation --router --selection --gating --norm --routing-loss --loss-numbers "
              "--aux-loss-weight --embedding-dropout --residual-dropout --router-dropout --sampled-slots "
              "--initializer-range --rows --window --steps --accumulate --held-out --eos --schedule --rate --warmup --decay "
              "--floor --weight-decay --beta1 --beta2 --epsilon --clip --recompute --seed",
@@ -31,7 +31,7 @@ class Help(support.ProgramTest):
             for option in options.split():
                 self.assertRegex(text, rf"{option}\b", command)
         text = self.run_program("train", "--help").out
-        for default in ("[1000]", "[0.003]", "[cosine]", "[inclusive]", "[mlp]", "[mi]", "[gelu_new]", "[softmax_top_k]"):
+        for default in ("[1000]", "[0.003]", "[cosine]", "[inclusive]", "[mlp]", "[mi]", "[gelu_new]", "[softmax]"):
             self.assertIn(default.strip("[]"), text)
         for name in "inclusive_remainder strict strict_remainder linear gmm mlp_relu load_concentration switch router_z " \
                     "importance_cv2 weighted_sum none silu relu tanh stable_decay constant".split():

@@ -5,6 +5,7 @@
 #include "support/layer.hpp"
 
 #include <moduleformer/routing/gating.hpp>
+#include <moduleformer/routing/selection.hpp>
 #include <moduleformer/routing/weighted_sum.hpp>
 
 #include <boost/mpl/list.hpp>
@@ -19,7 +20,8 @@ namespace {
 struct Routed {
   Routed(Double& backend, mf::Matrix<double const> logits, Index k) : logits_(logits) {
     mf::Pass<Double> pass{backend, settings};
-    choice = mf::SoftmaxTopK{}.forward(pass, k, mf::RandomSite::attention_sampling, logits, {});
+    choice = mf::choose(pass, mf::TopK{}, mf::SoftmaxGates{}, mf::TopK::Parameters<mf::Values<double>>{}, k,
+                        mf::RandomSite::attention_sampling, logits, {});
     Index const e = logits.extent(1);
     sums = {logits.extent(0), k, pass.allocate<double>(e), pass.allocate<double>(e), pass.allocate<double>(e),
             pass.allocate<double>(1).data(), pass.allocate<double>(1).data()};
@@ -34,7 +36,7 @@ struct Routed {
     loss.gradient(sums, 1.0, gradient);
     std::vector<double> dlogits(static_cast<std::size_t>(n * e));
     mf::Pass<Double> pass{backend, settings};
-    mf::SoftmaxTopK{}.backward(pass, choice, logits_, mf::Matrix<double const>{none.data(), {n, k}}, gradient,
+    mf::SoftmaxGates{}.backward(pass, choice, logits_, mf::Matrix<double const>{none.data(), {n, k}}, gradient,
                                mf::Matrix<double>{dlogits.data(), {n, e}});
     return dlogits;
   }

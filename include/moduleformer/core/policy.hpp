@@ -12,7 +12,8 @@ namespace role {
 struct Attention {};      // how queries weigh keys
 struct Activation {};     // between the two matrices of a feed-forward expert
 struct Router {};         // logits over experts
-struct Gating {};         // which experts, with which gates
+struct Selection {};      // which experts, from the logits
+struct Gating {};         // their gates
 struct RoutingLoss {};    // auxiliary loss of one router
 struct Norm {};           // before attention, feed-forward and head
 struct Checkpointing {};  // what forward keeps for backward

@@ -68,11 +68,12 @@ struct PublishedRole {
     return !name.empty() && std::ranges::find(names, name) != names.end();
   }
 };
-inline constexpr std::array<PublishedRole, 6> published_roles{{
+inline constexpr std::array<PublishedRole, 7> published_roles{{
     {"attention", "inclusive", {"inclusive"}},
     {"activation_function", "gelu_new", {"gelu_new", "gelu", "relu", "silu", "tanh"}},
     {"gate_type", "mlp", {"mlp", "linear", "gmm"}},
-    {"gating", "softmax_top_k", {"softmax_top_k"}},
+    {"selection", "top_k", {"top_k"}},
+    {"gating", "softmax", {"softmax"}},
     {"aux_loss_type", "mi", {"mi", "switch"}},
     {"norm", "layer_norm", {"layer_norm"}},
 }};

@@ -42,9 +42,11 @@ constexpr void count_router(Counts& counts, PolicySet const& policies, RouterExt
   CountParameters visitor;
   typename PolicySet::Router::template Parameters<Values<float>> views{};
   policies.router.visit_parameters(extents, views, visitor);
+  counts.dense_flops += 2 * visitor.total;
+  typename PolicySet::Selection::template Parameters<Values<float>> selection{};
+  policies.selection.visit_parameters(extents.experts, selection, visitor);
   counts.parameters += visitor.total;
   counts.active_parameters += visitor.total;
-  counts.dense_flops += 2 * visitor.total;
 }
 
 constexpr void count_experts(Counts& counts, Index experts, Index top_k, Index size) {

@@ -31,14 +31,15 @@ struct Policies {
   using Attention = find_policy<role::Attention, InclusiveAttention, Chosen...>;
   using Activation = find_policy<role::Activation, GeluTanh, Chosen...>;
   using Router = find_policy<role::Router, MlpRouter, Chosen...>;
-  using Gating = find_policy<role::Gating, SoftmaxTopK, Chosen...>;
+  using Selection = find_policy<role::Selection, TopK, Chosen...>;
+  using Gating = find_policy<role::Gating, SoftmaxGates, Chosen...>;
   using RoutingLoss = find_policy<role::RoutingLoss, MutualInformationLoss, Chosen...>;
   using Norm = find_policy<role::Norm, LayerNorm, Chosen...>;
   using Checkpointing = find_policy<role::Checkpointing, KeepActivations, Chosen...>;
 
   static_assert((Policy<Chosen> && ...), "moduleformer: every argument of Policies needs a Role and a name");
   static_assert(((std::same_as<Chosen, Attention> || std::same_as<Chosen, Activation> || std::same_as<Chosen, Router> ||
-                  std::same_as<Chosen, Gating> || std::same_as<Chosen, RoutingLoss> || std::same_as<Chosen, Norm> ||
+                  std::same_as<Chosen, Selection> || std::same_as<Chosen, Gating> || std::same_as<Chosen, RoutingLoss> || std::same_as<Chosen, Norm> ||
                   std::same_as<Chosen, Checkpointing>) &&
                  ...),
                 "moduleformer: Policies was given two policies of one role");
@@ -46,6 +47,7 @@ struct Policies {
   Attention attention{};
   Activation activation{};
   Router router{};
+  Selection selection{};
   Gating gating{};
   RoutingLoss routing_loss{};
   Norm norm{};
@@ -57,6 +59,7 @@ struct Policies {
     visit("attention", self.attention);
     visit("activation_function", self.activation);
     visit("gate_type", self.router);
+    visit("selection", self.selection);
     visit("gating", self.gating);
     visit("aux_loss_type", self.routing_loss);
     visit("norm", self.norm);

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 // RouterLayer: one router with its gating and its auxiliary loss:
-//   logits = router(x);  (experts, gates) = gating(logits);  loss = routing_loss(sums over tokens)
+//   logits = router(x);  experts = selection(logits);  gates = gating(logits, experts);  loss = routing_loss(sums over tokens)
 // and the plan that sorts the slots by expert. What it computed stays in the context.
 
 #include <moduleformer/core/dynamic_policy.hpp>
@@ -9,6 +9,7 @@
 #include <moduleformer/routing/gating.hpp>
 #include <moduleformer/routing/routers.hpp>
 #include <moduleformer/routing/routing_losses.hpp>
+#include <moduleformer/routing/selection.hpp>
 
 namespace moduleformer {
 
@@ -50,7 +51,7 @@ struct DifferentiateLoss {
 
 }  // namespace detail
 
-/// Policies: members Router, Gating, RoutingLoss (types) and router, gating, routing_loss (values).
+/// Policies: members Router, Selection, Gating, RoutingLoss (types) and router, selection, gating, routing_loss (values).
 template <class Policies, Backend B>
 class RouterLayer {
  public:
@@ -59,14 +60,18 @@ class RouterLayer {
   using Router = typename Policies::Router;
   using Context = RouterLayerContext<A, typename Router::template Context<B>>;
   template <class Access>
-  using Parameters = typename Router::template Parameters<Access>;
+  struct Parameters {
+    typename Router::template Parameters<Access> router;
+    typename Policies::Selection::template Parameters<Access> selection;
+  };
 
   constexpr RouterLayer(RouterExtents extents, Index top_k, Policies const& policies)
       : extents_(extents), top_k_(top_k), policies_(&policies) {}
 
   template <class Views, class Visitor>
   constexpr void visit_parameters(Views& p, Visitor& visit) const {
-    policies_->router.visit_parameters(extents_, p, visit);
+    policies_->router.visit_parameters(extents_, p.router, visit);
+    policies_->selection.visit_parameters(extents_.experts, p.selection, visit);
   }
 
   [[nodiscard]] Index experts() const { return extents_.experts; }
@@ -81,8 +86,9 @@ class RouterLayer {
     auto const sampling = static_cast<RandomSite>(static_cast<std::uint32_t>(site) + 1);
     Context context{};
     context.logits = pass.template allocate<A>(n, e);
-    context.router = policies_->router.forward(pass, extents_, p, x, context.logits);
-    context.choice = policies_->gating.forward(pass, top_k_, sampling, Matrix<A const>(context.logits), given);
+    context.router = policies_->router.forward(pass, extents_, p.router, x, context.logits);
+    context.choice = choose(pass, policies_->selection, policies_->gating, p.selection, top_k_, sampling,
+                            Matrix<A const>(context.logits), given);
 
     auto const chosen = context.choice.experts.reshape(n * top_k_);
     auto const order = pass.template allocate<std::int32_t>(n * top_k_);
@@ -107,8 +113,10 @@ class RouterLayer {
       invoke(pass.backend, detail::DifferentiateLoss<Loss>{loss, context.statistics, &pass.numbers->routing_weight, gradient});
     });
     Matrix<A> const dlogits = pass.template allocate<A>(n, e);
-    policies_->gating.backward(pass, context.choice, Matrix<A const>(context.logits), dgates, gradient, dlogits);
-    policies_->router.backward(pass, extents_, p, gradients, context.router, x, Matrix<A const>(dlogits), dx);
+    with_policy(policies_->gating, [&](auto const& gating) {
+      gating.backward(pass, context.choice, Matrix<A const>(context.logits), dgates, gradient, dlogits);
+    });
+    policies_->router.backward(pass, extents_, p.router, gradients.router, context.router, x, Matrix<A const>(dlogits), dx);
   }
 
  private:

@@ -1,0 +1,37 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+// From a router's logits (N,E) to the experts of each token and their gates:
+//   probs = softmax(logits) over all E;  experts = selection(logits, probs);  gates = gating(logits, probs, experts)
+// The selection (routing/selection.hpp) and the gates (routing/gating.hpp) are policies. As published: the K largest
+// logits, gated by their probabilities.
+
+#include <moduleformer/core/dynamic_policy.hpp>
+#include <moduleformer/nn/pass.hpp>
+
+namespace moduleformer {
+
+/// What was chosen, for the layer, the losses and backward.
+template <class A>
+struct Choice {
+  Matrix<A> probabilities;     // (N,E)
+  Vector<A> logsumexp;         // (N)
+  Matrix<ExpertId> experts;    // (N,K)
+  Matrix<A> gates;             // (N,K)
+};
+
+/// `given` (N,K), if any, replaces the selection; the gates are computed all the same. `site` is where the selection
+/// draws random numbers.
+template <class Selection, class Gating, Backend B, class P, class A = typename B::Accumulator>
+Choice<A> choose(Pass<B>& pass, Selection const& selection, Gating const& gating, P const& p, Index k, RandomSite site,
+                 Matrix<A const> logits, Matrix<ExpertId const> given) {
+  Index const n = logits.extent(0), e = logits.extent(1);
+  Choice<A> choice{pass.template allocate<A>(n, e), pass.template allocate<A>(n), pass.template allocate<ExpertId>(n, k),
+                   pass.template allocate<A>(n, k)};
+  softmax(pass.backend, logits, choice.probabilities, choice.logsumexp);
+  if (given) copy(pass.backend, given.reshape(given.size()), choice.experts.reshape(n * k));
+  else selection.select(pass, p, site, logits, Matrix<A const>(choice.probabilities), choice.experts);
+  with_policy(gating, [&](auto const& gates) { gates.forward(pass, logits, choice); });
+  return choice;
+}
+
+}  // namespace moduleformer
