@@ -1,0 +1,159 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+// The comparison as a table: each policy's mean over its seeds and their standard deviation. The difference in bits per byte
+// to the first policy is taken seed by seed (same text in the same order), so most of the seeds' spread cancels in it.
+
+#include "routing/cell.hpp"
+
+#include <cmath>
+#include <map>
+#include <span>
+#include <string>
+#include <vector>
+
+namespace bench {
+
+struct Mean {
+  double value = 0;
+  double deviation = 0;  // of one seed, unbiased; 0 for one seed
+};
+
+inline Mean mean_of(std::span<double const> values) {
+  Mean mean;
+  auto const n = static_cast<double>(values.size());
+  for (double const v : values) mean.value += v / n;
+  for (double const v : values) mean.deviation += (v - mean.value) * (v - mean.value) / std::max(n - 1, 1.0);
+  mean.deviation = std::sqrt(mean.deviation);
+  return mean;
+}
+
+/// The results of one policy.
+struct PolicyResults {
+  Variant const* variant = nullptr;
+  std::vector<CellResult> seeds{};
+
+  template <class Get>
+  [[nodiscard]] Mean mean(Get const& get) const {
+    std::vector<double> values;
+    for (CellResult const& r : seeds) values.push_back(get(r));
+    return mean_of(values);
+  }
+  /// Bits per byte less those of `other`, over the seeds that both have.
+  [[nodiscard]] Mean difference(PolicyResults const& other) const {
+    std::vector<double> values;
+    for (CellResult const& mine : seeds)
+      for (CellResult const& theirs : other.seeds)
+        if (mine.seed == theirs.seed) values.push_back(mine.bits_per_byte() - theirs.bits_per_byte());
+    return mean_of(values);
+  }
+};
+
+/// One column of the table.
+struct Column {
+  char const* name;
+  char const* unit;
+  int digits;
+  double (*get)(CellResult const&);
+};
+
+inline constexpr Column columns[] = {
+    {"bits per byte", "held-out, mean of the domains", 4, [](CellResult const& r) { return r.bits_per_byte(); }},
+    {"effective, attention", "experts", 2, [](CellResult const& r) { return r.attention.effective; }},
+    {"effective, feed-forward", "experts", 2, [](CellResult const& r) { return r.feed_forward.effective; }},
+    {"busiest, attention", "of the mean load", 2, [](CellResult const& r) { return r.attention.busiest; }},
+    {"busiest, feed-forward", "of the mean load", 2, [](CellResult const& r) { return r.feed_forward.busiest; }},
+    {"dead experts", "in all", 1, [](CellResult const& r) { return r.attention.dead + r.feed_forward.dead; }},
+    {"I(e;x), attention", "nats", 3, [](CellResult const& r) { return r.attention.mutual_information; }},
+    {"I(e;x), feed-forward", "nats", 3, [](CellResult const& r) { return r.feed_forward.mutual_information; }},
+    {"I(e;domain), attention", "nats", 3, [](CellResult const& r) { return r.attention.domain_information; }},
+    {"I(e;domain), feed-forward", "nats", 3, [](CellResult const& r) { return r.feed_forward.domain_information; }},
+    {"dropped gate, feed-forward", "probability", 3, [](CellResult const& r) { return r.feed_forward.dropped_gate; }},
+    {"routing gradient", "of the task's norm", 4, [](CellResult const& r) { return r.routing_gradient / r.task_gradient; }},
+    {"routers", "ms a step", 2, [](CellResult const& r) { return 1e3 * r.router_seconds; }},
+    {"experts", "ms a step", 1, [](CellResult const& r) { return 1e3 * r.expert_seconds; }},
+    {"speed", "tokens/s", 0, [](CellResult const& r) { return r.tokens_per_second; }},
+};
+
+/// All finished cells, by policy.
+inline std::vector<PolicyResults> collect(RoutingOptions const& o) {
+  std::vector<PolicyResults> all;
+  for (auto const& name : o.policies) {
+    PolicyResults policy{&find_variant(name)};
+    for (auto const seed : o.seeds)
+      if (auto result = read_cell(o, {policy.variant, seed})) policy.seeds.push_back(std::move(*result));
+    if (!policy.seeds.empty()) all.push_back(std::move(policy));
+  }
+  return all;
+}
+
+inline std::string with_deviation(Mean mean, int digits, std::size_t seeds) {
+  return seeds > 1 ? fmt::format("{:.{}f} ±{:.{}f}", mean.value, digits, mean.deviation, digits) : fmt::format("{:.{}f}", mean.value, digits);
+}
+
+/// Rows of cells, the header first.
+inline std::vector<std::vector<std::string>> table_cells(std::vector<PolicyResults> const& all) {
+  std::vector<std::vector<std::string>> rows{{"policy", "seeds"}};
+  for (Column const& c : columns) {
+    rows[0].emplace_back(c.name);
+    if (&c == columns) rows[0].push_back(fmt::format("less {}", all.front().variant->name));
+  }
+  for (PolicyResults const& p : all) {
+    auto& row = rows.emplace_back(std::vector<std::string>{std::string(p.variant->name), std::to_string(p.seeds.size())});
+    for (Column const& c : columns) {
+      row.push_back(with_deviation(p.mean(c.get), c.digits, p.seeds.size()));
+      if (&c == columns) row.push_back(with_deviation(p.difference(all.front()), c.digits, p.seeds.size()));
+    }
+  }
+  return rows;
+}
+
+inline std::string markdown_table(std::vector<std::vector<std::string>> const& rows) {
+  std::string text;
+  for (std::size_t i = 0; i < rows.size(); ++i) {
+    text += "|";
+    for (auto const& cell : rows[i]) text += " " + cell + " |";
+    text += "\n";
+    if (i > 0) continue;
+    text += "|";
+    for (std::size_t c = 0; c < rows[0].size(); ++c) text += c == 0 ? "---|" : "---:|";
+    text += "\n";
+  }
+  return text;
+}
+
+inline std::string csv_table(std::vector<PolicyResults> const& all) {
+  std::string text = "policy,seed";
+  for (Column const& c : columns) text += fmt::format(",\"{} ({})\"", c.name, c.unit);
+  text += "\n";
+  for (PolicyResults const& p : all)
+    for (CellResult const& r : p.seeds) {
+      text += fmt::format("{},{}", p.variant->name, r.seed);
+      for (Column const& c : columns) text += fmt::format(",{:.6g}", c.get(r));
+      text += "\n";
+    }
+  return text;
+}
+
+/// For a terminal: each policy a line for each group of columns that fits.
+inline std::string plain_table(std::vector<std::vector<std::string>> const& rows) {
+  auto const width = [&](std::size_t c) {
+    std::size_t w = 0;
+    for (auto const& row : rows) w = std::max(w, row[c].size() - static_cast<std::size_t>(row[c].find("±") != std::string::npos));
+    return w;
+  };
+  std::string text;
+  for (std::size_t first = 1; first < rows[0].size();) {
+    std::size_t last = first, total = width(0);
+    while (last < rows[0].size() && (last == first || total + 2 + width(last) <= 118)) total += 2 + width(last++);
+    for (auto const& row : rows) {
+      text += fmt::format("{:<{}}", row[0], width(0));
+      for (std::size_t c = first; c < last; ++c) text += fmt::format("  {:>{}}", row[c], width(c));
+      text += "\n";
+    }
+    text += "\n";
+    first = last;
+  }
+  return text;
+}
+
+}  // namespace bench

@@ -1,0 +1,141 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+// Seconds of the layers of one block alone, forward and backward, in training: each router by its own choice, and what the
+// experts take under given routes, even ones or those of a trained model's skew (of 32 experts about ten are effective, the
+// busiest has some seven times its share, as measured of MoLM). Random tokens and weights.
+
+#include "routing/options.hpp"
+#include "support.hpp"
+
+#include <moduleformer/nn/parameter_storage.hpp>
+
+#include <cmath>
+#include <functional>
+#include <vector>
+
+namespace bench {
+
+enum class Load { even, skewed };
+
+inline char const* load_name(Load load) { return load == Load::even ? "even" : "skewed"; }
+
+/// Experts (N,K), drawn without replacement: the r-th most used with a weight proportional to (3/4)^r if skewed.
+inline std::vector<mf::ExpertId> draw_routes(mf::Cpu<float>& backend, Index tokens, Index top_k, Index experts, Load load) {
+  double const log_ratio = load == Load::even ? 0 : std::log(0.75);
+  std::vector<float> score(static_cast<std::size_t>(tokens * experts));
+  for (Index i = 0; i < tokens * experts; ++i) {
+    double const rank = static_cast<double>((i % experts * 7 + 3) % experts);
+    double const unit = static_cast<double>(mf::to_unit(mf::random_words({11, 0, 0}, static_cast<std::uint64_t>(i))[0]));
+    score[static_cast<std::size_t>(i)] = static_cast<float>(rank * log_ratio - std::log(-std::log(unit)));
+  }
+  std::vector<mf::ExpertId> routes(static_cast<std::size_t>(tokens * top_k));
+  mf::top_k(backend, mf::Matrix<float const>{score.data(), {tokens, experts}}, mf::Matrix<mf::ExpertId>{routes.data(), {tokens, top_k}});
+  return routes;
+}
+
+/// A layer with parameters, gradients and tokens of its own.
+template <class Layer>
+class LayerAlone {
+ public:
+  using Backend = mf::Cpu<float>;
+
+  LayerAlone(Backend& backend, mf::Settings const& settings, Layer layer, Index tokens, Index hidden)
+      : layer_(layer), backend_(backend), settings_(settings), x_(random(tokens * hidden, 1)), x{x_.data(), {tokens, hidden}} {
+    mf::DeclareParameters declare(table_);
+    layer_.visit_parameters(values_, declare);
+    storage_ = mf::ParameterStorage<Backend>(table_);
+    for (std::size_t i = 0; i < table_.count(); ++i)
+      mf::initialize(table_[i], i, 5, 0.02, storage_.writable(table_, i));
+    mf::BindValues<float, std::function<float const*(std::size_t)>> bind([this](std::size_t i) { return storage_.place(i); });
+    layer_.visit_parameters(values_, bind);
+    gradient_.resize(static_cast<std::size_t>(table_.training_size()));
+    mf::BindGradients<float> bind_gradients(table_, gradient_.data());
+    layer_.visit_parameters(gradients_, bind_gradients);
+  }
+  LayerAlone(LayerAlone const&) = delete;
+
+  static std::vector<float> random(Index count, std::uint64_t seed) {
+    std::vector<float> values;
+    for (Index i = 0; i < count; ++i) values.push_back(mf::to_unit(mf::random_words({seed, 0, 0}, static_cast<std::uint64_t>(i))[0]) * 2 - 1);
+    return values;
+  }
+
+  /// Median seconds of call(layer, pass, values, gradients, x).
+  template <class Call>
+  double seconds(Index repeats, Call&& call) {
+    return median_seconds(repeats, [&] {
+      backend_.workspace().release({});
+      mf::Pass<Backend> pass{backend_, settings_, /*keep=*/true, /*training=*/true};
+      pass.numbers = &numbers_;
+      call(layer_, pass, values_, gradients_, x);
+    });
+  }
+
+ private:
+  Layer layer_;
+  Backend& backend_;
+  mf::Settings settings_;
+  mf::PassNumbers numbers_{.random = {7, 3, 0}, .routing_weight = 1e-3};
+  mf::ParameterTable table_;
+  mf::ParameterStorage<Backend> storage_;
+  typename Layer::template Parameters<mf::Values<float>> values_{};
+  typename Layer::template Parameters<mf::Gradients<float>> gradients_{};
+  std::vector<float> gradient_;
+  std::vector<float> x_;
+
+ public:
+  mf::Matrix<float const> x;
+};
+
+/// Of one block, forward and backward, seconds.
+struct BlockSeconds {
+  double routers = 0;          // both, each with its own choice
+  double attention = 0;        // under the given load, without its router
+  double feed_forward = 0;
+};
+
+inline BlockSeconds block_seconds(RoutingOptions const& o, Routing const& routing, Load load, Index repeats) {
+  using Backend = mf::Cpu<float>;
+  using Policies = mf::dynamic_policies;
+  Backend backend(o.threads);
+  Index const n = o.tokens_per_step(), d = o.hidden, k = o.top_k;
+  auto const dy = LayerAlone<mf::RouterLayer<Policies, Backend>>::random(n * d, 3), dgate = LayerAlone<mf::RouterLayer<Policies, Backend>>::random(n * k, 4);
+  mf::Matrix<float const> const dout{dy.data(), {n, d}}, dgates{dgate.data(), {n, k}};
+  std::vector<mf::Sequence> rows;
+  for (Index begin = 0; begin < n; begin += o.window) rows.push_back({begin, o.window, begin, o.window});
+  mf::Vector<mf::Sequence const> const sequences{rows.data(), {static_cast<Index>(rows.size())}};
+
+  BlockSeconds result;
+  auto const measure = [&](Index experts, mf::RandomSite site, auto layer, double& seconds, auto&& call) {
+    auto const routes = draw_routes(backend, n, k, experts, load);
+    mf::Matrix<mf::ExpertId const> const given{routes.data(), {n, k}};
+    auto const route = [&](mf::Matrix<mf::ExpertId const> choice) {
+      LayerAlone alone(backend, routing.settings, layer.router(), n, d);
+      return alone.seconds(repeats, [&](auto const& router, auto& pass, auto const& p, auto const& g, auto x) {
+        auto const context = router.forward(pass, p, x, choice, site);
+        router.backward(pass, p, g, context, site, x, dgates, pass.template allocate<float>(n, d));
+      });
+    };
+    result.routers += route({});
+    LayerAlone alone(backend, routing.settings, layer, n, d);
+    seconds = alone.seconds(repeats, [&](auto const& l, auto& pass, auto const& p, auto const& g, auto x) {
+      call(l, pass, p, g, x, given, pass.template allocate<float>(n * k, d), pass.template allocate<float>(n, d),
+           pass.template allocate<float>(n * k, d));
+    }) - route(given);
+  };
+  measure(o.attention_experts, mf::RandomSite::attention_router,
+          mf::Attention<Policies, Backend>({d, o.router_hidden, o.attention_experts}, k, o.heads, d, routing.policies), result.attention,
+          [&](auto const& l, auto& pass, auto const& p, auto const& g, auto x, auto given, auto y, auto dx, auto dx_slots) {
+            auto const context = l.forward(pass, p, x, sequences, {}, given, y);
+            l.backward(pass, p, g, context, x, sequences, dout, dx, dx_slots);
+          });
+  measure(o.ffn_experts, mf::RandomSite::feed_forward_router,
+          mf::FeedForward<Policies, Backend>({d, o.router_hidden, o.ffn_experts}, k, o.ffn_hidden, routing.policies), result.feed_forward,
+          [&](auto const& l, auto& pass, auto const& p, auto const& g, auto x, auto given, auto y, auto dx, auto dx_slots) {
+            auto const context = l.forward(pass, p, x, given, y);
+            l.backward(pass, p, g, context, x, dout, dx, dx_slots);
+          });
+  return result;
+}
+
+}  // namespace bench

@@ -1,0 +1,49 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+// Text of several domains: a step's rows are as many from each, drawn as a function of (seed, step); the end of each text
+// is held out.
+
+#include "routing/options.hpp"
+
+#include <moduleformer/training/data.hpp>
+
+#include <algorithm>
+
+namespace bench {
+
+class MixedTexts {
+ public:
+  MixedTexts(RoutingOptions const& o, std::uint64_t seed) {
+    for (std::size_t d = 0; d < o.domains.size(); ++d)
+      texts_.emplace_back(o.domains[d].file,
+                          mf::BatchOptions{.rows = o.rows, .tokens = o.window, .steps = o.steps(), .seed = seed + 1000 * d, .held_out = o.held_out});
+  }
+
+  [[nodiscard]] std::size_t domains() const { return texts_.size(); }
+  [[nodiscard]] mf::HeldOutBatches<unsigned char> held_out(std::size_t domain) const { return texts_[domain].held_out(); }
+
+  /// The rows of one step, domain after domain.
+  void read(Index step, mf::Batch& batch) const {
+    mf::Batch part;
+    batch = {};
+    for (auto const& text : texts_) {
+      text.read(step, part);
+      append(batch, part);
+    }
+  }
+
+ private:
+  static void append(mf::Batch& batch, mf::Batch const& part) {
+    batch.tokens = part.tokens;
+    batch.mask.resize(batch.mask.empty() && part.mask.empty() ? 0 : batch.ids.size(), 1);
+    batch.rows += part.rows;
+    batch.ids.insert(batch.ids.end(), part.ids.begin(), part.ids.end());
+    batch.targets.insert(batch.targets.end(), part.targets.begin(), part.targets.end());
+    if (!part.mask.empty()) batch.mask.insert(batch.mask.end(), part.mask.begin(), part.mask.end());
+    else if (!batch.mask.empty()) batch.mask.resize(batch.ids.size(), 1);
+  }
+
+  std::vector<mf::ByteBatches> texts_;
+};
+
+}  // namespace bench

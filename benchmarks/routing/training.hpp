@@ -1,0 +1,152 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+// Trains and measures one cell. What a stopped run needs lies in a folder beside the results, saved once a minute: weights,
+// the trainer's state, the seconds spent and the moments measured, so a resumed cell ends as an uninterrupted one.
+
+#include "routing/cell.hpp"
+#include "routing/routers.hpp"
+#include "routing/speed.hpp"
+#include "routing/texts.hpp"
+
+#include <moduleformer/io/checkpoint.hpp>
+#include <moduleformer/training/schedule.hpp>
+#include <moduleformer/training/trainer.hpp>
+
+#include <algorithm>
+#include <cmath>
+#include <numbers>
+
+namespace bench {
+
+/// What a cell knows beside weights and optimizer.
+struct CellState {
+  static constexpr std::string_view file_stem = "cell";
+  std::string identity{};
+  double seconds = 0;   // of training
+  std::string moments = "[]";
+
+  template <class Self, class Visitor>
+  static void visit(Self& self, Visitor&& visit) {
+    visit("identity", self.identity);
+    visit("seconds", self.seconds);
+    visit("moments", self.moments);
+  }
+};
+
+class CellRun {
+ public:
+  CellRun(RoutingOptions const& o, Cell const& cell) : o_(o), cell_(cell), texts_(o, cell.seed) { cell.variant->choose(routing_); }
+
+  CellResult run() {
+    Model model = start();
+    mf::Trainer trainer{model, mf::AdamW{.learning_rate = o_.rate},
+                        mf::WarmupCosine{.warmup = std::min(Index{50}, o_.steps()), .total = o_.steps(), .floor = 0.05},
+                        {.threads = o_.threads, .seed = cell_.seed}};
+    auto const folder = cell_.run(o_);
+    if (resumed_) mf::load_state(folder, model, trainer);
+    auto moments = nlohmann::json::parse(state_.moments).get<std::vector<Moment>>();
+    double saved = now();
+    mf::Batch batch;
+    while (trainer.steps() < o_.steps()) {
+      texts_.read(trainer.steps(), batch);
+      double const begin = now();
+      trainer.step(batch);
+      state_.seconds += now() - begin;
+      Index const every = std::max(Index{1}, o_.steps() / 20);
+      if (trainer.steps() % every == 0) moments.push_back(moment(model, trainer.steps() * o_.tokens_per_step()));
+      if (now() - saved < 60 || trainer.steps() == o_.steps()) continue;
+      state_.moments = nlohmann::json(moments).dump();
+      mf::save(model, folder, {}, trainer, state_);
+      saved = now();
+    }
+    CellResult result = measure(model);
+    result.moments = std::move(moments);
+    result.tokens_per_second = static_cast<double>(o_.steps() * o_.tokens_per_step()) / state_.seconds;
+    std::filesystem::remove_all(folder);
+    return result;
+  }
+
+ private:
+  /// A new model, or the one of a run that was stopped, if it had the same commit and settings.
+  Model start() {
+    auto const folder = cell_.run(o_);
+    state_.identity = identity(o_);
+    if (std::filesystem::exists(folder)) {
+      Model model = mf::load<Model>(folder, {.map = false});
+      CellState found;
+      mf::load_state(folder, model, found);
+      if (found.identity == state_.identity) {
+        state_ = found;
+        resumed_ = true;
+        return model;
+      }
+      std::filesystem::remove_all(folder);
+    }
+    return Model::random(cell_.seed, o_.config(), routing_.settings, routing_.policies);
+  }
+
+  Moment moment(Model const& model, Index tokens) const {
+    mf::Session session{model, {.threads = o_.threads}};
+    RoutersUse use(texts_.domains());
+    double bits = 0;
+    for (std::size_t d = 0; d < texts_.domains(); ++d) bits += score(model, session, d, use, 4);
+    auto const effective = [&](Kind kind) { return use.result(kind).effective; };
+    return {tokens, bits / static_cast<double>(texts_.domains()), effective(Kind::attention), effective(Kind::feed_forward)};
+  }
+
+  /// Bits per byte of a domain's held-out text, or of its first batches; adds what routers did.
+  double score(Model const& model, mf::Session<mf::DefaultBackend>& session, std::size_t domain, RoutersUse& use, Index batches) const {
+    auto const held_out = texts_.held_out(domain);
+    mf::Batch batch;
+    double nats = 0;
+    Index counted = 0;
+    for (Index i = 0; i < std::min(batches, held_out.size()); ++i) {
+      held_out.read(i, batch);
+      mf::Observation<float> seen;
+      mf::LossReport const loss = model.loss(session, batch, {.observation = &seen});
+      nats += loss.task * static_cast<double>(loss.counted);
+      counted += loss.counted;
+      use.add(domain, seen);
+    }
+    return nats / static_cast<double>(counted) / std::numbers::ln2;
+  }
+
+  CellResult measure(Model& model) const {
+    CellResult result{.policy = std::string(cell_.variant->name), .seed = cell_.seed};
+    mf::Session session{model, {.threads = o_.threads}};
+    RoutersUse use(texts_.domains());
+    for (std::size_t d = 0; d < texts_.domains(); ++d)
+      result.domain_bits.push_back(score(model, session, d, use, std::numeric_limits<Index>::max()));
+    result.attention = use.result(Kind::attention);
+    result.feed_forward = use.result(Kind::feed_forward);
+    result.task_gradient = gradient_norm(model, {.auxiliary = 0});
+    // The cross-entropy divided by a huge number leaves the routing losses alone.
+    result.routing_gradient = gradient_norm(model, {.counted = 1e30});
+    BlockSeconds const block = block_seconds(o_, routing_, Load::even, 5);
+    result.router_seconds = static_cast<double>(o_.layers) * block.routers;
+    result.expert_seconds = static_cast<double>(o_.layers) * (block.attention + block.feed_forward);
+    return result;
+  }
+
+  /// Of one step's batch that training has not seen.
+  double gradient_norm(Model& model, mf::GradientScale scale) const {
+    mf::Session session{model, {.threads = o_.threads}};
+    mf::Batch batch;
+    texts_.read(o_.steps(), batch);
+    auto gradient = model.make_gradient();
+    fill(session.backend(), gradient.values(), 0.0f);
+    (void)model.gradients(session, batch, gradient, scale);
+    double sum = 0;
+    squared_norm(session.backend(), gradient.values(), mf::Vector<double>{&sum, {1}});
+    return std::sqrt(sum);
+  }
+
+  RoutingOptions const& o_;
+  Cell cell_;
+  MixedTexts texts_;
+  Routing routing_;
+  CellState state_;
+  bool resumed_ = false;
+};
+
+}  // namespace bench

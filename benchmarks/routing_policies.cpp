@@ -1,0 +1,77 @@
+// SPDX-License-Identifier: MIT
+// bench_routing_policies: one model, the same text and seeds, under each routing policy. Prints and writes a table of quality,
+// balance, specialisation and speed; every (policy, seed) is a cell that is made once and can be stopped.
+
+#include "routing/report.hpp"
+#include "routing/training.hpp"
+
+#include <moduleformer/backend/cpu/build_info.hpp>
+
+namespace {
+
+using namespace bench;
+
+void list_policies() {
+  for (Variant const& v : variants) fmt::print("{:<16} {}\n", v.name, v.what);
+}
+
+/// Makes what is missing.
+void run_cells(RoutingOptions const& o) {
+  std::vector<Cell> missing;
+  auto const all = cells(o);
+  for (Cell const& cell : all)
+    if (!read_cell(o, cell)) missing.push_back(cell);
+  fmt::print("{} cells of {} steps of {} tokens, {} of them done\n", all.size(), o.steps(), o.tokens_per_step(), all.size() - missing.size());
+  double spent = 0;
+  for (std::size_t i = 0; i < missing.size(); ++i) {
+    double const left = i == 0 ? 0 : spent / static_cast<double>(i) * static_cast<double>(missing.size() - i);
+    fmt::print("{} ({} to go{})\n", missing[i].name(), missing.size() - i, i == 0 ? "" : fmt::format(", about {:.0f} min", left / 60));
+    std::fflush(stdout);
+    double const begin = now();
+    write_cell(o, missing[i], CellRun(o, missing[i]).run());
+    spent += now() - begin;
+  }
+}
+
+void write_report(RoutingOptions const& o) {
+  auto const all = collect(o);
+  mf::expects(!all.empty(), o.out.string(), ": no cell of this commit and these settings is done");
+  auto const rows = table_cells(all);
+  fmt::print("\n{}", plain_table(rows));
+  mf::write_file(o.out / "table.md", markdown_table(rows));
+  mf::write_file(o.out / "results.csv", csv_table(all));
+  nlohmann::json json{{"identity", identity(o)}, {"build", mf::build_info()}, {"cells", nlohmann::json::array()}};
+  for (PolicyResults const& p : all)
+    for (CellResult const& r : p.seeds) json["cells"].push_back(r);
+  mf::write_file(o.out / "results.json", json.dump(1) + "\n");
+  fmt::print("written: table.md, results.csv, results.json in {}\n", o.out.string());
+}
+
+/// Routers and experts of each policy under even load and under a trained model's.
+void print_speed(RoutingOptions o) {
+  o.domains.resize(std::max(o.domains.size(), std::size_t{3}));
+  fmt::print("Milliseconds of one block, forward and backward, {} tokens\n{:<16} {:>9}", o.tokens_per_step(), "policy", "routers");
+  for (Load const load : {Load::even, Load::skewed}) fmt::print(" {:>18} {:>20}", fmt::format("attention, {}", load_name(load)), fmt::format("feed-forward, {}", load_name(load)));
+  fmt::print("\n");
+  for (auto const& name : o.policies) {
+    Routing routing;
+    find_variant(name).choose(routing);
+    auto const even = block_seconds(o, routing, Load::even, 9), skewed = block_seconds(o, routing, Load::skewed, 9);
+    fmt::print("{:<16} {:>9.3f} {:>18.2f} {:>20.2f} {:>18.2f} {:>20.2f}\n", name, 1e3 * even.routers, 1e3 * even.attention,
+               1e3 * even.feed_forward, 1e3 * skewed.attention, 1e3 * skewed.feed_forward);
+  }
+}
+
+}  // namespace
+
+int main(int argc, char** argv) try {
+  RoutingOptions const o = parse_routing_options(argc, argv);
+  if (o.list) return list_policies(), 0;
+  if (o.speed_only) return print_speed(o), 0;
+  std::filesystem::create_directories(o.out);
+  if (!o.report_only) run_cells(o);
+  write_report(o);
+} catch (std::exception const& error) {
+  fmt::print(stderr, "bench_routing_policies: {}\n", error.what());
+  return 1;
+}
