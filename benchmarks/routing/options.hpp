@@ -31,7 +31,7 @@ struct RoutingOptions {
   std::filesystem::path out = "build/routing_policies";
   Index tokens = 2'000'000, rows = 3, window = 256, hidden = 128, layers = 4, heads = 4, router_hidden = 64;
   Index attention_experts = 8, ffn_experts = 16, ffn_hidden = 256, top_k = 2;
-  double rate = 4e-3, held_out = 0.02;
+  double rate = 4e-3, held_out = 0.02, save_every = 60;
   int threads = 0;
   bool list = false, report_only = false, speed_only = false;
 
@@ -107,6 +107,7 @@ inline RoutingOptions parse_routing_options(int argc, char** argv) {
   size("--top-k", o.top_k, "experts chosen for a token");
   app.add_option("--rate", o.rate, "learning rate, after warm-up, down a cosine to 0.05 of it")->capture_default_str();
   app.add_option("--held-out", o.held_out, "fraction of each text, its end")->capture_default_str()->check(CLI::Range(0.0, 1.0));
+  app.add_option("--save-every", o.save_every, "seconds of training between two saves of a cell's run")->capture_default_str();
   app.add_option("--threads", o.threads, "0 for all")->capture_default_str();
   app.add_flag("--list", o.list, "list the policies and end");
   app.add_flag("--report", o.report_only, "only make the report of what is done");

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
 #pragma once
-// Trains and measures one cell. What a stopped run needs lies in a folder beside the results, saved once a minute: weights,
+// Trains and measures one cell. What a stopped run needs lies in a folder beside the results, saved every so many seconds: weights,
 // the trainer's state, the seconds spent and the moments measured, so a resumed cell ends as an uninterrupted one.
 
 #include "routing/cell.hpp"
@@ -54,7 +54,7 @@ class CellRun {
       state_.seconds += now() - begin;
       Index const every = std::max(Index{1}, o_.steps() / 20);
       if (trainer.steps() % every == 0) moments.push_back(moment(model, trainer.steps() * o_.tokens_per_step()));
-      if (now() - saved < 60 || trainer.steps() == o_.steps()) continue;
+      if (now() - saved < o_.save_every || trainer.steps() == o_.steps()) continue;
       state_.moments = nlohmann::json(moments).dump();
       mf::save(model, folder, {}, trainer, state_);
       saved = now();
