@@ -23,6 +23,9 @@ struct RoutingPlan {
   [[nodiscard]] constexpr Index slots() const { return tokens * top_k; }
 };
 
+/// Gates as functions of the chosen experts' logits alone; formulas in backend/gate_rows.hpp.
+enum class GateFunction { chosen_softmax, sigmoid, chosen_sigmoid };
+
 /// How a matrix's rows belong to the sorted slots p = 0..P-1: row p, row order[p], row order[p]/K.
 enum class Rows { sorted, slot, token };
 

@@ -120,13 +120,18 @@ template <class B, class S = typename B::Scalar, class A = typename B::Accumulat
 concept Routing = requires(B& b, Matrix<A const> m, Matrix<A> out, Vector<A> vec, Vector<A const> cvec, Matrix<ExpertId> ids,
                            Matrix<ExpertId const> cids, Index n, RandomSource random, Vector<ExpertId const> flat,
                            Vector<std::int32_t> order, Vector<Index> offsets, RoutingStatistics stats, RoutingGradient grad,
-                           Matrix<S const> x, Matrix<S> y) {
+                           Matrix<S const> x, Matrix<S> y, GateFunction function, Vector<double const> sums, double scale) {
   softmax(b, m, out, vec);                      // probs (N,E) = softmax(logits) ; lse (N) = logsumexp
   top_k(b, m, ids);                             // ids (N,K) by logits
   // the first K-n slots by logits; then n drawn without replacement with probability proportional to
   // probs + 1e-6 among those not chosen yet (Gumbel noise of random_words(random.key(), token*E + e))
   sampled_top_k(b, m, m, n, random, ids);
   gather_columns(b, m, cids, out);              // gates (N,K): gates_ts = probs_t,ids_ts
+  chosen_gates(b, function, m, cids, out);      // gates (N,K) of the chosen's logits (N,E); see gate_rows.hpp
+  // logits, ids, gates, dgates (or null), grad of each expert's summed gates (E, or null) -> dlogits +=
+  chosen_gates_backward(b, function, m, cids, m, m, sums, out);
+  gumbel_scores(b, scale, random, m, out);      // logits - scale log(-log u), u of random_words(random.key(), token*E + e)
+  biased_scores(b, m, cvec, out);               // sigmoid(logits) + bias (E)
   sort_by_expert(b, flat, n, order, offsets);   // stable counting sort of P slots over n experts
   sum_routing(b, m, m, cvec, m, cids, stats);   // logits, probs, lse, gates, ids -> every sum of stats (=)
   // logits, probs, lse, ids, dgates, grad -> dlogits = p (v - <p, v>) + 2 grad.lse2 lse p, where

@@ -10,6 +10,7 @@
 #include <moduleformer/backend/cpu/embedding.hpp>
 #include <moduleformer/backend/cpu/experts.hpp>
 #include <moduleformer/backend/cpu/experts_backward.hpp>
+#include <moduleformer/backend/cpu/gates.hpp>
 #include <moduleformer/backend/cpu/instance_list.hpp>
 #include <moduleformer/backend/cpu/linear.hpp>
 #include <moduleformer/backend/cpu/memory.hpp>

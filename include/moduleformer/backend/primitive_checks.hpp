@@ -113,6 +113,22 @@ void check_routing_backward(Matrix<A const> logits, Matrix<A const> probs, Vecto
             part.extent(0));
 }
 
+template <class A>
+void check_chosen_gates(char const* where, Matrix<A const> logits, Matrix<ExpertId const> ids, Matrix<A const> gates) {
+  expect_extents(where, "ids", ids, logits.extent(0), ids.extent(1));
+  expect_extents(where, "gates", gates, logits.extent(0), ids.extent(1));
+}
+
+template <class A>
+void check_chosen_gates_backward(Matrix<A const> logits, Matrix<ExpertId const> ids, Matrix<A const> gates, Matrix<A const> dgates,
+                                 Vector<double const> gate_sum, Matrix<A> dlogits) {
+  constexpr char const* where = "chosen_gates_backward";
+  check_chosen_gates(where, logits, ids, gates);
+  if (dgates) expect_extents(where, "dgates", dgates, logits.extent(0), ids.extent(1));
+  if (gate_sum) expect_extents(where, "gate_sum", gate_sum, logits.extent(1));
+  expect_same(where, "dlogits", dlogits, logits);
+}
+
 template <class S, class A>
 void check_cross_entropy(Matrix<S const> x, Matrix<S const> weight, Vector<TokenId const> labels, Matrix<S> dx,
                          Matrix<A> dweight) {

@@ -1,16 +1,30 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 // Policies chosen at run time for the roles that have state or virtual parts of their own: a router
-// (its parameters and context become variants too), an attention variant, a routing loss. Each is an
+// (its parameters and context become variants too), a selection, an attention variant, a routing loss. Each is an
 // AnyOf with the role's interface, so layers see no difference.
 
 #include <moduleformer/core/dynamic_policy.hpp>
 #include <moduleformer/routing/attention.hpp>
 #include <moduleformer/routing/weighted_sum.hpp>
 
+#include <cstddef>
+#include <utility>
 #include <variant>
 
 namespace moduleformer {
+
+namespace detail {
+
+/// Calls f<I>(policy) for the one that the variant holds, its I-th.
+template <class... Choices, class F>
+void at_choice(std::variant<Choices...> const& choice, F const& f) {
+  [&]<std::size_t... I>(std::index_sequence<I...>) {
+    (void)((choice.index() == I && (f.template operator()<I>(std::get<I>(choice)), true)) || ...);
+  }(std::index_sequence_for<Choices...>{});
+}
+
+}  // namespace detail
 
 /// A router that is one of several.
 template <class... Routers>
@@ -24,7 +38,7 @@ struct AnyRouter : AnyOf<Routers...> {
 
   template <class Views, class Visitor>
   void visit_parameters(RouterExtents extents, Views& p, Visitor& visit) const {
-    at([&]<std::size_t I>(auto const& router) {
+    detail::at_choice(this->choice, [&]<std::size_t I>(auto const& router) {
       if (p.index() != I) p.template emplace<I>();
       router.visit_parameters(extents, std::get<I>(p), visit);
     });
@@ -34,7 +48,7 @@ struct AnyRouter : AnyOf<Routers...> {
   Context<B> forward(Pass<B>& pass, RouterExtents extents, Parameters<Values<S>> const& p, Matrix<S const> x,
                         Matrix<A> logits) const {
     Context<B> context;
-    at([&]<std::size_t I>(auto const& router) {
+    detail::at_choice(this->choice, [&]<std::size_t I>(auto const& router) {
       context.template emplace<I>(router.forward(pass, extents, std::get<I>(p), x, logits));
     });
     return context;
@@ -44,18 +58,34 @@ struct AnyRouter : AnyOf<Routers...> {
   void backward(Pass<B>& pass, RouterExtents extents, Parameters<Values<S>> const& p,
                 Parameters<Gradients<A>> const& gradients, Context<B> const& context, Matrix<S const> x,
                 Matrix<A const> dlogits, Matrix<S> dx) const {
-    at([&]<std::size_t I>(auto const& router) {
+    detail::at_choice(this->choice, [&]<std::size_t I>(auto const& router) {
       router.backward(pass, extents, std::get<I>(p), std::get<I>(gradients), std::get<I>(context), x, dlogits, dx);
     });
   }
+};
 
- private:
-  /// Calls f<I>(router) for the chosen one.
-  template <class F>
-  void at(F const& f) const {
-    [&]<std::size_t... I>(std::index_sequence<I...>) {
-      (void)((this->choice.index() == I && (f.template operator()<I>(std::get<I>(this->choice)), true)) || ...);
-    }(std::index_sequence_for<Routers...>{});
+/// A selection that is one of several.
+template <class... Selections>
+struct AnySelection : AnyOf<Selections...> {
+  using AnyOf<Selections...>::AnyOf;
+
+  template <class Access>
+  using Parameters = std::variant<typename Selections::template Parameters<Access>...>;
+
+  template <class Views, class Visitor>
+  void visit_parameters(Index experts, Views& p, Visitor& visit) const {
+    detail::at_choice(this->choice, [&]<std::size_t I>(auto const& selection) {
+      if (p.index() != I) p.template emplace<I>();
+      selection.visit_parameters(experts, std::get<I>(p), visit);
+    });
+  }
+
+  template <Backend B, class S = typename B::Scalar, class A = typename B::Accumulator>
+  void select(Pass<B>& pass, Parameters<Values<S>> const& p, RandomSite site, Matrix<A const> logits,
+              Matrix<A const> probabilities, Matrix<ExpertId> experts) const {
+    detail::at_choice(this->choice, [&]<std::size_t I>(auto const& selection) {
+      selection.select(pass, std::get<I>(p), site, logits, probabilities, experts);
+    });
   }
 };
 

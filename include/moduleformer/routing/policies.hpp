@@ -78,6 +78,7 @@ struct AnyCheckpointing {
 using dynamic_policies = Policies<
     AnyAttention<InclusiveAttention, InclusiveRemainderAttention, StrictAttention, StrictRemainderAttention>,
     AnyOf<GeluTanh, Gelu, Relu, Silu, Tanh>, AnyRouter<MlpRouter, MlpReluRouter, LinearRouter, GmmRouter>,
+    AnySelection<TopK, GumbelTopK>, AnyOf<SoftmaxGates, TopKSoftmaxGates, SigmoidGates, NormalisedSigmoidGates>,
     AnyRoutingLoss<MutualInformationLoss, LoadConcentrationLoss, SwitchLoss, ExactSwitchLoss, RouterZLoss, ImportanceLoss,
                    NoRoutingLoss,
                    WeightedSum<MutualInformationLoss, LoadConcentrationLoss, SwitchLoss, RouterZLoss, ImportanceLoss>>,

@@ -62,6 +62,11 @@
                                       Matrix<ExpertId const>, RoutingStatistics);                                      \
   prefix template void routing_backward<S>(Cpu<S>&, Matrix<S const>, Matrix<S const>, Vector<S const>,                 \
                                            Matrix<ExpertId const>, Matrix<S const>, RoutingGradient, Matrix<S>);       \
+  prefix template void chosen_gates<S>(Cpu<S>&, GateFunction, Matrix<S const>, Matrix<ExpertId const>, Matrix<S>);     \
+  prefix template void chosen_gates_backward<S>(Cpu<S>&, GateFunction, Matrix<S const>, Matrix<ExpertId const>,        \
+                                                Matrix<S const>, Matrix<S const>, Vector<double const>, Matrix<S>);    \
+  prefix template void gumbel_scores<S>(Cpu<S>&, double, RandomSource, Matrix<S const>, Matrix<S>);                    \
+  prefix template void biased_scores<S>(Cpu<S>&, Matrix<S const>, Vector<S const>, Matrix<S>);                         \
   prefix template void normalise_rows<S>(Cpu<S>&, Matrix<S const>, Matrix<S>, Vector<S>);                              \
   prefix template void normalise_rows_backward<S>(Cpu<S>&, Matrix<S const>, Matrix<S const>, Vector<S const>, Matrix<S>);
 

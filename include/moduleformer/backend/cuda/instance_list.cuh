@@ -79,6 +79,15 @@
   prefix template void routing_backward<S, P>(CudaBackend<S, P>&, Matrix<float const>, Matrix<float const>,            \
                                               Vector<float const>, Matrix<ExpertId const>, Matrix<float const>,        \
                                               RoutingGradient, Matrix<float>);                                         \
+  prefix template void chosen_gates<S, P>(CudaBackend<S, P>&, GateFunction, Matrix<float const>,                       \
+                                          Matrix<ExpertId const>, Matrix<float>);                                      \
+  prefix template void chosen_gates_backward<S, P>(CudaBackend<S, P>&, GateFunction, Matrix<float const>,              \
+                                                   Matrix<ExpertId const>, Matrix<float const>, Matrix<float const>,   \
+                                                   Vector<double const>, Matrix<float>);                               \
+  prefix template void gumbel_scores<S, P>(CudaBackend<S, P>&, double, RandomSource, Matrix<float const>,              \
+                                           Matrix<float>);                                                             \
+  prefix template void biased_scores<S, P>(CudaBackend<S, P>&, Matrix<float const>, Vector<float const>,               \
+                                           Matrix<float>);                                                             \
   prefix template void normalise_rows<S, P>(CudaBackend<S, P>&, Matrix<S const>, Matrix<S>, Vector<float>);            \
   prefix template void normalise_rows_backward<S, P>(CudaBackend<S, P>&, Matrix<S const>, Matrix<S const>,             \
                                                      Vector<float const>, Matrix<S>);

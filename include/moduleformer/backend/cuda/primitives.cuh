@@ -9,6 +9,7 @@
 #include <moduleformer/backend/cuda/embedding.cuh>
 #include <moduleformer/backend/cuda/experts.cuh>
 #include <moduleformer/backend/cuda/experts_backward.cuh>
+#include <moduleformer/backend/cuda/gates.cuh>
 #include <moduleformer/backend/cuda/linear.cuh>
 #include <moduleformer/backend/cuda/memory.cuh>
 #include <moduleformer/backend/cuda/norm.cuh>

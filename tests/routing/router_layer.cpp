@@ -1,0 +1,136 @@
+// SPDX-License-Identifier: MIT
+// A router with its selection, gates and loss: numeric gradients of every gating, what gates are, what noise does.
+
+#include "support/layer.hpp"
+
+#include <moduleformer/routing/policies.hpp>
+
+#include <boost/mpl/list.hpp>
+
+#include <algorithm>
+#include <numeric>
+
+namespace mf = moduleformer;
+using mf::Index;
+using namespace mf::test;
+
+namespace {
+
+struct Sizes {
+  Index n, d, e, k;
+};
+
+/// <weights, gates> + weight * loss of a router layer, and its gradients.
+template <class Policies>
+struct Routed {
+  using Layer = mf::RouterLayer<Policies, Double>;
+
+  explicit Routed(Sizes s, Policies p = {})
+      : size(s), policies(p), test(Layer({s.d, 3, s.e}, s.k, policies), 1.5, 5), x(random_values(s.n * s.d, 1)),
+        weights(random_values(s.n * s.k, 3)) {}
+  auto forward(mf::Pass<Double>& pass) {
+    return test.layer.forward(pass, test.values, {x.data(), {size.n, size.d}}, {}, mf::RandomSite::feed_forward_router);
+  }
+  double value() {
+    auto pass = test.pass();
+    auto const context = forward(pass);
+    return dot(weights, context.choice.gates) + LayerUnderTest<Layer>::routing_weight * *context.loss;
+  }
+  void check() {
+    std::vector<double> dx(x.size(), 1e9);
+    {
+      auto pass = test.pass();
+      auto const context = forward(pass);
+      test.layer.backward(pass, test.values, test.gradients, context, mf::RandomSite::feed_forward_router,
+                          {x.data(), {size.n, size.d}}, mf::Matrix<double const>{weights.data(), {size.n, size.k}},
+                          {dx.data(), {size.n, size.d}});
+    }
+    check_gradient("dx", x, dx, [&] { return value(); });
+    test.check_parameters([&] { return value(); });
+  }
+  std::vector<double> gates(bool training = false) {
+    auto pass = test.pass(training);
+    auto const context = forward(pass);
+    return {context.choice.gates.begin(), context.choice.gates.end()};
+  }
+  std::vector<mf::ExpertId> experts(bool training = false) {
+    auto pass = test.pass(training);
+    auto const context = forward(pass);
+    return {context.choice.experts.begin(), context.choice.experts.end()};
+  }
+
+  Sizes size;
+  Policies policies;
+  LayerUnderTest<Layer> test;
+  std::vector<double> x, weights;
+};
+
+using Gatings = boost::mpl::list<mf::SoftmaxGates, mf::TopKSoftmaxGates, mf::SigmoidGates, mf::NormalisedSigmoidGates>;
+constexpr Sizes all_sizes[] = {{1, 2, 1, 1}, {1, 3, 4, 2}, {7, 5, 5, 5}, {65, 4, 6, 2}, {131, 3, 9, 4}};
+
+}  // namespace
+
+// Importance is a function of the gates' sums, mutual information of the probabilities.
+BOOST_AUTO_TEST_CASE_TEMPLATE(gradients_of_every_gating, G, Gatings) {
+  for (Sizes const s : all_sizes) {
+    Routed<mf::Policies<G, mf::LinearRouter, mf::ImportanceLoss>>(s).check();
+    Routed<mf::Policies<G>>(s).check();
+  }
+}
+
+BOOST_AUTO_TEST_CASE_TEMPLATE(the_dynamic_form_computes_the_same, G, Gatings) {
+  using Any = mf::dynamic_policies;
+  Any any;
+  any.gating = G{};
+  Routed<mf::Policies<G>> fixed({33, 4, 6, 3});
+  Routed<Any> same({33, 4, 6, 3}, any);
+  BOOST_TEST((fixed.gates() == same.gates()));
+}
+
+BOOST_AUTO_TEST_CASE(softmax_over_the_chosen_is_the_softmax_over_all_renormalised) {
+  Sizes const s{50, 4, 7, 3};
+  auto all = Routed<mf::Policies<>>(s).gates();
+  auto const chosen = Routed<mf::Policies<mf::TopKSoftmaxGates>>(s).gates();
+  for (std::size_t t = 0; t < all.size(); t += 3) {
+    double const sum = all[t] + all[t + 1] + all[t + 2];
+    for (std::size_t i = t; i < t + 3; ++i) BOOST_TEST(std::abs(all[i] / sum - chosen[i]) < 1e-15);
+  }
+}
+
+BOOST_AUTO_TEST_CASE(normalised_gates_sum_to_one) {
+  Sizes const s{40, 4, 7, 3};
+  for (auto const& gates : {Routed<mf::Policies<mf::TopKSoftmaxGates>>(s).gates(), Routed<mf::Policies<mf::NormalisedSigmoidGates>>(s).gates()})
+    for (std::size_t t = 0; t < gates.size(); t += 3)
+      BOOST_TEST(std::abs(std::accumulate(gates.begin() + static_cast<std::ptrdiff_t>(t), gates.begin() + static_cast<std::ptrdiff_t>(t) + 3, 0.0) - 1) < 1e-15);
+}
+
+BOOST_AUTO_TEST_CASE(gumbel_noise_draws_in_proportion_to_the_probabilities) {
+  // One token many times, K = 1: its choices are draws of the softmax.
+  Sizes const s{20000, 2, 4, 1};
+  Routed<mf::Policies<mf::GumbelTopK, mf::LinearRouter>> drawn(s);
+  for (Index t = 0; t < s.n; ++t) drawn.x[static_cast<std::size_t>(2 * t)] = 0.8, drawn.x[static_cast<std::size_t>(2 * t + 1)] = -0.5;
+  auto pass = drawn.test.pass();
+  auto const context = drawn.forward(pass);
+  std::vector<double> p(context.choice.probabilities.begin(), context.choice.probabilities.begin() + 4), share(4);
+  for (mf::ExpertId const e : drawn.experts(true)) share[static_cast<std::size_t>(e)] += 1.0 / static_cast<double>(s.n);
+  for (std::size_t e = 0; e < 4; ++e) BOOST_TEST(std::abs(share[e] - p[e]) < 5 * std::sqrt(p[e] * (1 - p[e]) / static_cast<double>(s.n)));
+}
+
+BOOST_AUTO_TEST_CASE(gumbel_noise_is_for_training_and_of_its_scale) {
+  Sizes const s{300, 4, 8, 2};
+  auto const plain = Routed<mf::Policies<>>(s).experts();
+  auto const differ = [&](std::vector<mf::ExpertId> const& found) {
+    Index count = 0;
+    for (std::size_t i = 0; i < plain.size(); ++i) count += found[i] != plain[i];
+    return count;
+  };
+  auto const at_scale = [&](double scale, bool training) {
+    mf::Policies<mf::GumbelTopK> policies;
+    policies.selection.scale = scale;
+    return differ(Routed<mf::Policies<mf::GumbelTopK>>(s, policies).experts(training));
+  };
+  BOOST_TEST(at_scale(1, false) == 0);
+  BOOST_TEST(at_scale(0, true) == 0);
+  BOOST_TEST(at_scale(0.05, true) > 0);
+  BOOST_TEST(at_scale(0.05, true) < at_scale(2, true));
+}
