@@ -9,11 +9,14 @@
 #include <moduleformer/model/config.hpp>
 #include <moduleformer/model/count.hpp>
 #include <moduleformer/model/generation.hpp>
+#include <moduleformer/model/given_routes.hpp>
 #include <moduleformer/model/heads.hpp>
 #include <moduleformer/model/kv_cache.hpp>
 #include <moduleformer/model/model.hpp>
 #include <moduleformer/model/observation.hpp>
 #include <moduleformer/model/reports.hpp>
+#include <moduleformer/model/route_agreement.hpp>
+#include <moduleformer/model/route_record.hpp>
 #include <moduleformer/model/sampling.hpp>
 #include <moduleformer/model/sequence_classifier.hpp>
 #include <moduleformer/model/session.hpp>

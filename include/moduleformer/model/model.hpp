@@ -4,6 +4,7 @@
 // It is immutable while it runs; a Session holds what a run needs. CausalLM and SequenceClassifier are
 // the two models of the published code.
 
+#include <moduleformer/model/given_routes.hpp>
 #include <moduleformer/model/heads.hpp>
 #include <moduleformer/model/kv_cache.hpp>
 #include <moduleformer/model/reports.hpp>
@@ -133,6 +134,12 @@ class Model {
     return to_host_logits(session, batch, result);
   }
 
+  /// The transformer alone, for what an observation sees of it.
+  void forward(SessionType& session, Batch const& batch, ForwardOptions<A> options) const {
+    Run run(*this, session, batch, false, options);
+    run.forward();
+  }
+
   /// Losses without gradients; as in evaluation (no dropout, no sampled slots).
   [[nodiscard]] LossReport loss(SessionType& session, Batch const& batch, ForwardOptions<A> options = {}) const {
     Run run(*this, session, batch, true, options);
@@ -160,8 +167,8 @@ class Model {
   /// With `repeated`, the work after the batch was brought to the backend is recorded where that is possible, and
   /// only repeated for batches of the same sizes.
   Index accumulate_gradients(SessionType& session, Batch const& batch, Gradient& gradient, GradientScale scale, bool training,
-                             Vector<double> sums, Repeated<B>* repeated = nullptr) const {
-    Run run(*this, session, batch, true, {}, true, training, scale);
+                             Vector<double> sums, Repeated<B>* repeated = nullptr, Replay replay = {}) const {
+    Run run(*this, session, batch, true, {.replay = replay}, true, training, scale);
     auto const work = [&] { differentiate(run, gradient, sums); };
     if (repeated == nullptr) {
       work();
@@ -169,7 +176,7 @@ class Model {
       auto const number = [](auto const* place) { return static_cast<std::uint64_t>(reinterpret_cast<std::uintptr_t>(place)); };
       std::uint64_t const key[] = {serial_number(), session.serial_number(), static_cast<std::uint64_t>(run.input.ids.size()),
                                    static_cast<std::uint64_t>(run.input.sequences.size()), number(gradient.values().data()),
-                                   number(sums.data()), static_cast<std::uint64_t>(run.pass.most_keys), training ? 1u : 0u};
+                                   number(sums.data()), static_cast<std::uint64_t>(run.pass.most_keys), training ? 1u : 0u, replay ? 1u : 0u};
       (*repeated)(session.backend(), key, work);
     }
     return run.counted;
@@ -273,8 +280,12 @@ class Model {
       } else {
         head.targets = model.upload_vector(pass, session.packed.targets);
       }
-      if (!options.routes.empty()) {
-        model.check_routes(pass.backend, options.routes, session.packed.tokens());
+      if (options.replay) {
+        expects(options.routes.empty(), "forward: routes and replay are both given, expected one of them");
+        replayed = upload_routes(pass, model.config(), batch, session.packed.tokens(), options.replay);
+        input.routes = replayed.data();
+      } else if (!options.routes.empty()) {
+        check_routes(pass.backend, model.config(), options.routes, session.packed.tokens());
         input.routes = options.routes.data();
       }
       if (keep && scale.counted == 0) check_counted(counted);
@@ -290,6 +301,7 @@ class Model {
     Pass<B> pass;
     Observation<A>* observation;
     typename TransformerType::Input input{};
+    std::vector<BlockRoutes> replayed;
     typename TransformerType::Context context{};
     HeadInput head{};
     Index counted = 0;
@@ -306,24 +318,6 @@ class Model {
   static void check_counted(Index counted) {
     expects(counted > 0, "batch: no label counts, expected at least one target that is not ", ignore_label);
   }
-  void check_routes(B& backend, std::span<BlockRoutes const> routes, Index n) const {
-    expects(static_cast<Index>(routes.size()) == config().layers, "routes: expected one entry per layer, ", config().layers,
-            ", found ", routes.size());
-    auto check = [n, &backend](Matrix<ExpertId const> ids, Index k, Index e, Index layer, char const* what) {
-      expects(ids.extent(0) == n && ids.extent(1) == k, "routes of layer ", layer, ", ", what, ": expected ", n, " x ", k,
-              " experts, found ", ids.extent(0), " x ", ids.extent(1));
-      std::vector<ExpertId> host(static_cast<std::size_t>(ids.size()));
-      to_host(backend, ids.reshape(ids.size()), host.data());
-      for (ExpertId const id : host)
-        expects(id >= 0 && id < e, "routes of layer ", layer, ", ", what, ": expected experts from 0 to ", e - 1, ", found ", id);
-    };
-    for (Index i = 0; i < config().layers; ++i) {
-      auto const& r = routes[static_cast<std::size_t>(i)];
-      check(r.attention, config().attention.top_k, config().attention.experts[i], i, "attention");
-      check(r.feed_forward, config().feed_forward.top_k, config().feed_forward.experts[i], i, "feed_forward");
-    }
-  }
-
   template <class T>
   static Vector<T const> upload_vector(Pass<B>& pass, std::vector<T> const& host) {
     Vector<T> const place = pass.template allocate<T>(static_cast<Index>(host.size()));

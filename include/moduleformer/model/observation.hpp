@@ -13,10 +13,14 @@
 
 namespace moduleformer {
 
+/// Names of a layer's routers, as in checkpoints.
+inline std::string attention_router_name(Index layer) { return "transformer.h." + std::to_string(layer) + ".attn.q_proj.gate"; }
+inline std::string feed_forward_router_name(Index layer) { return "transformer.h." + std::to_string(layer) + ".mlpf.gate"; }
+
 /// What one router did.
 template <class A>
 struct RouterObservation {
-  std::string name;                  // as in checkpoints: transformer.h.{i}.attn.q_proj.gate, ...mlpf.gate
+  std::string name;                  // as in checkpoints
   Index expert_count = 0;            // E
   Index top_k = 0;                   // K
   std::vector<ExpertId> experts{};     // (B*T,K)
@@ -58,10 +62,9 @@ struct Observation {
   template <Backend B, class BlockType>
   void add_block(B& backend, PackedTokens const& packed, Index layer, BlockType const& block,
                  typename BlockType::Context const& context) {
-    std::string const prefix = "transformer.h." + std::to_string(layer);
     if (want_routing) {
-      add_router(backend, packed, prefix + ".attn.q_proj.gate", context.attention.router);
-      add_router(backend, packed, prefix + ".mlpf.gate", context.feed_forward.router);
+      add_router(backend, packed, attention_router_name(layer), context.attention.router);
+      add_router(backend, packed, feed_forward_router_name(layer), context.feed_forward.router);
     }
     if (want_attention) add_attention(backend, packed, block.attention(), context.attention);
   }

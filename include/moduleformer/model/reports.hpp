@@ -4,6 +4,7 @@
 
 #include <moduleformer/model/block.hpp>
 #include <moduleformer/model/observation.hpp>
+#include <moduleformer/model/route_record.hpp>
 
 #include <span>
 #include <vector>
@@ -29,6 +30,7 @@ template <class A>
 struct ForwardOptions {
   Observation<A>* observation = nullptr;
   std::span<BlockRoutes const> routes{};  // (L) given experts of the packed tokens, in place of the routers' choice
+  Replay replay{};                        // the same from a record, of this batch
 };
 
 /// Logits in host memory: (rows, tokens, outputs); a classifier has one token a row. Masked tokens: 0.

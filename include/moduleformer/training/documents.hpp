@@ -5,6 +5,7 @@
 // one is context only, so that a text's first unit can be predicted too.
 
 #include <moduleformer/core/error.hpp>
+#include <moduleformer/core/fingerprint.hpp>
 #include <moduleformer/core/types.hpp>
 
 #include <cmath>
@@ -63,13 +64,12 @@ class Documents {
   [[nodiscard]] DocumentPart<Unit> train(Index i) const { return {train_units(i), mark_, true}; }
   [[nodiscard]] DocumentPart<Unit> held_out(Index i) const { return {held_out_units(i), mark_, false}; }
 
-  /// A hash of all documents (FNV-1a), to notice that a resumed run reads other data.
+  /// A hash of all documents, to notice that a resumed run reads other data.
   [[nodiscard]] std::uint64_t fingerprint() const {
-    std::uint64_t hash = 0xcbf29ce484222325u;
-    auto mix = [&hash](std::uint64_t word) { hash = (hash ^ word) * 0x100000001b3u; };
-    for (Place const& place : places_) mix(static_cast<std::uint64_t>(place.end - place.begin));
-    for (Unit const unit : units_) mix(static_cast<std::uint64_t>(unit));
-    return hash;
+    Fingerprint hash;
+    for (Place const& place : places_) hash.add(static_cast<std::uint64_t>(place.end - place.begin));
+    for (Unit const unit : units_) hash.add(static_cast<std::uint64_t>(unit));
+    return hash.value();
   }
 
  private:

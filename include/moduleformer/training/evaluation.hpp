@@ -47,14 +47,17 @@ struct Evaluation {
 };
 
 /// Runs the model, without dropout and sampled slots, over every batch of a range such as
-/// ByteBatches{...}.held_out(). Throws Error if nothing counts.
+/// ByteBatches{...}.held_out(), on the recorded routes if given. Throws Error if nothing counts.
 template <class Model, class Batches>
-Evaluation evaluate(Model const& model, typename Model::SessionType& session, Batches const& batches) {
+Evaluation evaluate(Model const& model, typename Model::SessionType& session, Batches const& batches,
+                    RouteRecord const* replayed = nullptr) {
   Evaluation result;
+  Index number = 0;
   Observation<typename Model::Accumulator> seen;
   double routed = 0;
   for (Batch const& batch : batches) {
-    LossReport const loss = model.loss(session, batch, {.observation = &seen});
+    Replay const replay = replayed != nullptr ? replayed->replay(number++) : Replay{};
+    LossReport const loss = model.loss(session, batch, {.observation = &seen, .replay = replay});
     result.tokens += loss.counted;
     result.nats += loss.task * static_cast<double>(loss.counted);
     auto const n = static_cast<double>(session.packed.tokens());

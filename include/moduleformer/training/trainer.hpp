@@ -95,15 +95,21 @@ class Trainer {
       if (model.table()[i].trainable_size() > 0) (void)model.writable(i);
   }
 
-  /// One step on one batch.
-  StepReport step(Batch const& batch) { return step(std::span<Batch const>(&batch, 1)); }
+  /// One step on one batch, on the recorded routes if given.
+  StepReport step(Batch const& batch, Replay replay = {}) {
+    return step(std::span<Batch const>(&batch, 1), std::span<Replay const>(&replay, replay ? 1 : 0));
+  }
 
   /// One step on micro-batches that together form one batch. Throws Error, with weights and optimizer as they
   /// were, for batches that do not fit, without a label that counts, and when a loss or gradient is not finite.
   /// The host waits for the backend at the end at the earliest: an update that is not finite changes nothing there.
-  StepReport step(std::span<Batch const> micro_batches) {
+  /// `replays`: one for each micro-batch, or none; their record must live until the step's report.
+  StepReport step(std::span<Batch const> micro_batches, std::span<Replay const> replays = {}) {
     Pending& now = next_;
     now.report = check(micro_batches);
+    expects(replays.empty() || replays.size() == micro_batches.size(), "training step ", now.report.step,
+            ": expected a replay for each of ", micro_batches.size(), " micro-batches or none, found ", replays.size());
+    now.replays.assign(replays.begin(), replays.end());
     now.counted.clear();
     now.scale = {.counted = static_cast<double>(now.report.counted), .auxiliary = 1 / static_cast<double>(micro_batches.size())};
     B& backend = session_.backend();
@@ -116,7 +122,7 @@ class Trainer {
       session_.random = detail::step_key(options_.seed, steps_, static_cast<Index>(i));
       now.counted.push_back(model_->accumulate_gradients(session_, micro_batches[i], gradient_, now.scale, true,
                                                          losses.rows(2 * static_cast<Index>(i), 2),
-                                                         options_.record_steps ? &recorded_[i] : nullptr));
+                                                         options_.record_steps ? &recorded_[i] : nullptr, now.replay(i)));
       now.report.tokens += session_.packed.tokens();
     }
     update_weights(losses);
@@ -206,6 +212,8 @@ class Trainer {
     GradientScale scale{};
     std::vector<Index> counted{};  // targets of each micro-batch
     std::vector<Batch> batches{};  // for late reports
+    std::vector<Replay> replays{};
+    [[nodiscard]] Replay replay(std::size_t i) const { return replays.empty() ? Replay{} : replays[i]; }
   };
 
   /// The norm of the gradient and the update, recorded where that is wanted.
@@ -257,7 +265,7 @@ class Trainer {
     fill(session_.backend(), gradient_.values(), A(0));
     for (std::size_t i = 0; i < done.batches.size(); ++i) {
       session_.random = detail::step_key(options_.seed, steps_, static_cast<Index>(i));
-      (void)model_->gradients(session_, done.batches[i], gradient_, done.scale, true);
+      (void)model_->gradients(session_, done.batches[i], gradient_, done.scale, true, {.replay = done.replay(i)});
     }
   }
 
@@ -266,7 +274,8 @@ class Trainer {
     go_back(done);
     Observation<A> seen{.want_hidden_states = true, .want_routing = true};
     session_.random = detail::step_key(options_.seed, steps_, static_cast<Index>(i));
-    (void)model_->gradients(session_, batches[i], gradient_, done.scale, true, {.observation = &seen});
+    (void)model_->gradients(session_, batches[i], gradient_, done.scale, true,
+                            {.observation = &seen, .replay = done.replay(i)});
     fail<Error>("training step ", done.report.step, ": the loss is ", loss, ", first not finite: ", detail::first_non_finite(seen));
   }
 

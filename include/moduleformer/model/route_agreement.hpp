@@ -1,0 +1,78 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+// How far two records of the same text agree, router by router: of two checkpoints, two devices, a model before and after
+// a change. With A_t and B_t the sets of experts that token t of N has in each, empty slots left out:
+//   same_set         share of tokens with A_t = B_t
+//   shared_slots     sum_t |A_t and B_t| / sum_t max(|A_t|, |B_t|), with K experts each: the share of slots chosen by both
+//   same_first       share of tokens whose first slot has the same expert
+//   gate_difference  mean of |a_te - b_te| over the experts e in A_t or B_t, the gate of one that was not chosen being 0
+
+#include <moduleformer/core/error.hpp>
+#include <moduleformer/model/route_record.hpp>
+
+#include <algorithm>
+#include <cmath>
+#include <cstddef>
+#include <string>
+#include <vector>
+
+namespace moduleformer {
+
+struct RouteAgreement {
+  std::string router;  // as in checkpoints
+  double same_set = 0;
+  double shared_slots = 0;
+  double same_first = 0;
+  double gate_difference = 0;
+};
+
+/// For two routers of one size that saw the same tokens, at least one.
+inline RouteAgreement compare_routes(RecordedRouter const& a, RecordedRouter const& b) {
+  auto const k = static_cast<std::size_t>(a.size.top_k), slots = a.experts.size();
+  std::size_t same_set = 0, same_first = 0, shared = 0, fuller = 0, either = 0;
+  double difference = 0;
+  for (std::size_t first = 0; first < slots; first += k) {
+    auto const *const in_a = &a.experts[first], *const in_b = &b.experts[first];
+    std::size_t of_a = 0, of_b = 0, of_both = 0;
+    for (std::size_t s = 0; s < k; ++s) {
+      if (in_b[s] != empty_slot) {
+        ++of_b;
+        if (std::find(in_a, in_a + k, in_b[s]) == in_a + k) difference += std::abs(static_cast<double>(b.gates[first + s]));
+      }
+      if (in_a[s] == empty_slot) continue;
+      ++of_a;
+      auto const at = static_cast<std::size_t>(std::find(in_b, in_b + k, in_a[s]) - in_b);
+      double const other = at < k ? static_cast<double>(b.gates[first + at]) : 0;
+      difference += std::abs(static_cast<double>(a.gates[first + s]) - other);
+      of_both += at < k;
+    }
+    same_set += of_both == of_a && of_both == of_b;
+    same_first += in_a[0] == in_b[0];
+    shared += of_both;
+    fuller += std::max(of_a, of_b);
+    either += of_a + of_b - of_both;
+  }
+  auto const share = [](auto part, std::size_t whole) { return static_cast<double>(part) / static_cast<double>(whole); };
+  return {.router = a.size.name,
+          .same_set = share(same_set, slots / k),
+          .shared_slots = fuller == 0 ? 1 : share(shared, fuller),
+          .same_first = share(same_first, slots / k),
+          .gate_difference = either == 0 ? 0 : share(difference, either)};
+}
+
+/// For each router. Throws Error for records of models of other sizes, naming the first router that differs, or of other
+/// texts, naming the batch.
+inline std::vector<RouteAgreement> compare_routes(RouteRecord const& a, RouteRecord const& b) {
+  std::vector<RouterSize> sizes;
+  for (RecordedRouter const& router : b.routers) sizes.push_back(router.size);
+  a.expect_routers(sizes);
+  expects(a.size() == b.size() && a.size() > 0, "records of routes: expected the same batches, at least one, found ", a.size(),
+          " and ", b.size());
+  for (std::size_t i = 0; i < a.batches.size(); ++i)
+    expects(a.batches[i].text == b.batches[i].text, "records of routes: batch ", i, " is of one text in the one, another in the other");
+  std::vector<RouteAgreement> result;
+  for (std::size_t r = 0; r < a.routers.size(); ++r) result.push_back(compare_routes(a.routers[r], b.routers[r]));
+  return result;
+}
+
+}  // namespace moduleformer

@@ -1,0 +1,15 @@
+// SPDX-License-Identifier: MIT
+// Recorded routes replayed on the CPU, in float and double.
+#include <moduleformer/backend/cpu.hpp>
+
+#include "training/replay.hpp"
+
+#include <tuple>
+
+using moduleformer::test::ReplayChecks;
+using Backends = std::tuple<moduleformer::Cpu<float>, moduleformer::Cpu<double>>;
+
+BOOST_AUTO_TEST_CASE_TEMPLATE(the_same_bits, B, Backends) { ReplayChecks<B>().check_the_same_bits(); }
+BOOST_AUTO_TEST_CASE_TEMPLATE(another_model, B, Backends) { ReplayChecks<B>().check_another_model(); }
+BOOST_AUTO_TEST_CASE_TEMPLATE(training, B, Backends) { ReplayChecks<B>().check_training(); }
+BOOST_AUTO_TEST_CASE_TEMPLATE(refusals, B, Backends) { ReplayChecks<B>().check_refusals(); }
