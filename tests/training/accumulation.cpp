@@ -1,13 +1,15 @@
 // SPDX-License-Identifier: MIT
-// Micro-batches: without a routing loss, m of them are the big batch, to rounding.
+// Micro-batches: m of them are the big batch, to rounding, without a routing loss and with one over the whole batch.
 
 #include "training/support.hpp"
 
 #include <moduleformer/model/sequence_classifier.hpp>
 
+#include <boost/mpl/list.hpp>
 #include <boost/test/unit_test.hpp>
 
 #include <cmath>
+#include <type_traits>
 
 namespace mf = moduleformer;
 using namespace mf::test;
@@ -129,6 +131,61 @@ BOOST_AUTO_TEST_CASE(routing_losses_are_averaged_over_micro_batches) {
   BOOST_CHECK_CLOSE_FRACTION(both.auxiliary, (a.auxiliary + b.auxiliary) / 2, 1e-13);
   BOOST_CHECK_CLOSE_FRACTION(both.task, (a.task * 14 + b.task * 28) / 42, 1e-13);
   BOOST_CHECK_CLOSE_FRACTION(both.total, both.task + 0.5 * both.auxiliary, 1e-13);
+}
+
+using Losses = boost::mpl::list<mf::MutualInformationLoss, mf::LoadConcentrationLoss, mf::ExactSwitchLoss, mf::RouterZLoss, mf::ImportanceLoss>;
+
+// The statistics are those of the big batch, and so is the loss, whose gradient each micro-batch has its share of.
+BOOST_AUTO_TEST_CASE_TEMPLATE(a_loss_over_the_whole_batch_is_that_of_the_big_batch, Loss, Losses) {
+  auto const all = big_batch();
+  auto const config = mf::Config::of(tiny_shape);
+  mf::Settings const settings{.aux_loss_weight = 0.7};
+  using Whole = mf::CausalLM<tiny_shape, mf::Policies<Loss, mf::WholeBatchStatistics>, Double>;
+  auto const big = one_step<mf::CausalLM<tiny_shape, mf::Policies<Loss>, Double>>({all}, settings, config);
+  auto check = [&](auto const& parts) {
+    check_same(big, parts);
+    BOOST_CHECK_CLOSE_FRACTION(parts.second.auxiliary, big.second.auxiliary, 1e-12);
+  };
+  check(one_step<Whole>({all}, settings, config));
+  check(one_step<Whole>({some_rows(all, 0, 2), some_rows(all, 2, 4), some_rows(all, 4, 6)}, settings, config));
+  check(one_step<Whole>({some_rows(all, 0, 1), some_rows(all, 1, 6)}, settings, config));
+}
+
+BOOST_AUTO_TEST_CASE(streaming_statistics) {
+  auto const all = big_batch();
+  auto const config = mf::Config::of(tiny_shape);
+  mf::Settings const settings{.aux_loss_weight = 0.7};
+  auto const first = some_rows(all, 0, 1), second = some_rows(all, 1, 6);
+  // Counts so far are those of the only micro-batch; in the first step its probabilities are its own.
+  using Switch = mf::CausalLM<tiny_shape, mf::Policies<mf::ExactSwitchLoss>, Double>;
+  using StreamingSwitch = mf::CausalLM<tiny_shape, mf::Policies<mf::ExactSwitchLoss, mf::StreamingStatistics>, Double>;
+  check_same(one_step<Switch>({all}, settings, config), one_step<StreamingSwitch>({all}, settings, config));
+  using StreamingMi = mf::CausalLM<tiny_shape, mf::Policies<mf::StreamingStatistics>, Double>;
+  check_same(one_step<Model>({first, second}, settings, config), one_step<StreamingMi>({first, second}, settings, config));
+  // With two, the second is differentiated by the counts of both: another gradient, the same report.
+  auto const own = one_step<Switch>({first, second}, settings, config), streamed = one_step<StreamingSwitch>({first, second}, settings, config);
+  BOOST_TEST(own.first != streamed.first);
+  BOOST_TEST(own.second.auxiliary == streamed.second.auxiliary);
+  BOOST_TEST(std::abs(own.second.gradient_norm / streamed.second.gradient_norm - 1) < 0.1);
+}
+
+BOOST_AUTO_TEST_CASE(streaming_uses_the_step_before) {
+  // With weights that do not move, the second step's p(e) before is the first step's p(e): the gradient is that of both alike.
+  auto const all = big_batch();
+  mf::Settings settings{.aux_loss_weight = 0.7, .initializer_range = 0.4};
+  auto const gradient_of_second = [&]<class M>(std::type_identity<M>, mf::Batch const& before) {
+    auto model = M::random(5, settings);
+    mf::Trainer trainer{model, mf::AdamW{.learning_rate = 0, .weight_decay = 0}, mf::Constant{}, {.threads = 2}};
+    trainer.step(before);
+    trainer.step(all);
+    return std::vector<double>(trainer.gradient().values().begin(), trainer.gradient().values().end());
+  };
+  using Streaming = mf::CausalLM<tiny_shape, mf::Policies<mf::StreamingStatistics>, Double>;
+  auto const own = gradient_of_second(std::type_identity<Model>{}, all), same = gradient_of_second(std::type_identity<Streaming>{}, all);
+  double difference = 0, largest = 0;
+  for (std::size_t i = 0; i < own.size(); ++i) difference = std::max(difference, std::abs(own[i] - same[i])), largest = std::max(largest, std::abs(own[i]));
+  BOOST_TEST(difference < 1e-12 * largest);
+  BOOST_TEST(own != gradient_of_second(std::type_identity<Streaming>{}, some_rows(all, 0, 1)));
 }
 
 BOOST_AUTO_TEST_CASE(nothing_to_learn_from) {

@@ -15,6 +15,12 @@ BOOST_AUTO_TEST_CASE(double_run_resumes_bit_for_bit) {
   check_resumed_run<mf::CausalLM<tiny_shape, mf::Policies<>, mf::Cpu<double>>>();
 }
 
+BOOST_AUTO_TEST_CASE(runs_with_totals_resume_bit_for_bit) {
+  check_resumed_run<mf::CausalLM<tiny_shape, mf::Policies<mf::StreamingStatistics>>>();
+  check_resumed_run<mf::CausalLM<tiny_shape, mf::Policies<mf::WholeBatchStatistics, mf::RecomputeBlocks>>>();
+  check_resumed_run<mf::CausalLM<tiny_shape, mf::Policies<mf::BiasedTopK, mf::SigmoidGates>>>();
+}
+
 BOOST_AUTO_TEST_CASE(state_holds_what_it_promises) {
   auto model = mf::CausalLM<tiny_shape>::random(4);
   auto trainer = make_trainer(model);

@@ -15,6 +15,7 @@ struct Router {};         // logits over experts
 struct Selection {};      // which experts, from the logits
 struct Gating {};         // their gates
 struct RoutingLoss {};    // auxiliary loss of one router
+struct StatisticsSpan {}; // over what its statistics run
 struct Norm {};           // before attention, feed-forward and head
 struct Checkpointing {};  // what forward keeps for backward
 }  // namespace role

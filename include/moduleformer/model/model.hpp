@@ -12,6 +12,7 @@
 #include <moduleformer/model/transformer.hpp>
 #include <moduleformer/nn/parameter_storage.hpp>
 
+#include <array>
 #include <memory>
 #include <span>
 #include <string>
@@ -162,6 +163,12 @@ class Model {
     return read_report(session, run.counted, sums, scale);
   }
 
+  /// A training forward without a head, for the session's totals of the step.
+  void add_to_totals(SessionType& session, Batch const& batch, Replay replay, Repeated<B>* repeated) const {
+    Run run(*this, session, batch, false, {.replay = replay}, false, true);
+    repeat(repeated, run, {}, [&] { run.forward(); });
+  }
+
   /// The same without waiting for the backend: returns the targets that count; sums[0] becomes the summed
   /// cross-entropy, sums[1] the routing losses' sum, both in backend memory. report() makes a LossReport of them.
   /// With `repeated`, the work after the batch was brought to the backend is recorded where that is possible, and
@@ -169,16 +176,7 @@ class Model {
   Index accumulate_gradients(SessionType& session, Batch const& batch, Gradient& gradient, GradientScale scale, bool training,
                              Vector<double> sums, Repeated<B>* repeated = nullptr, Replay replay = {}) const {
     Run run(*this, session, batch, true, {.replay = replay}, true, training, scale);
-    auto const work = [&] { differentiate(run, gradient, sums); };
-    if (repeated == nullptr) {
-      work();
-    } else {
-      auto const number = [](auto const* place) { return static_cast<std::uint64_t>(reinterpret_cast<std::uintptr_t>(place)); };
-      std::uint64_t const key[] = {serial_number(), session.serial_number(), static_cast<std::uint64_t>(run.input.ids.size()),
-                                   static_cast<std::uint64_t>(run.input.sequences.size()), number(gradient.values().data()),
-                                   number(sums.data()), static_cast<std::uint64_t>(run.pass.most_keys), training ? 1u : 0u, replay ? 1u : 0u};
-      (*repeated)(session.backend(), key, work);
-    }
+    repeat(repeated, run, {gradient.values().data(), sums.data()}, [&] { differentiate(run, gradient, sums); });
     return run.counted;
   }
 
@@ -262,11 +260,15 @@ class Model {
     /// Brings the batch and the pass's numbers to the backend. Throws Error for a batch that does not fit.
     Run(Model const& model_, SessionType& session, Batch const& batch, bool with_targets, ForwardOptions<A> options,
         bool keep = false, bool training = false, GradientScale scale = {})
-        : model(model_), pass{session.backend(), model.state_->settings, keep, training}, observation(options.observation) {
+        : model(model_), pass{session.backend(), model.state_->settings, keep, training}, session_number(session.serial_number()),
+          observation(options.observation) {
       pass.backend.workspace().release({});
       batch.check(model.config().vocab_size);
       session.packed.pack(batch, model.config().vocab_size, with_targets && !Head::classifies);
       pass.most_keys = session.packed.most_keys();
+      if (training) pass.totals = session.totals;
+      // Totals of the whole batch are complete before a pass differentiates.
+      pass.adds_to_totals = !(keep && span_of(model.policies().statistics) == Span::whole_batch);
       input = model.upload(pass, session.packed);
       input.kept = &session.kept;
       counted = session.packed.counted;
@@ -299,6 +301,7 @@ class Model {
 
     Model const& model;
     Pass<B> pass;
+    std::uint64_t session_number;
     Observation<A>* observation;
     typename TransformerType::Input input{};
     std::vector<BlockRoutes> replayed;
@@ -331,6 +334,18 @@ class Model {
   }
   static typename TransformerType::Input upload(Pass<B>& pass, PackedTokens const& packed) {
     return {.ids = upload_vector(pass, packed.ids), .sequences = upload_vector(pass, packed.sequences), .packed = &packed};
+  }
+
+  /// work() on a staged run and these places, recorded if that is wanted.
+  template <class Work>
+  void repeat(Repeated<B>* repeated, Run const& run, std::array<void const*, 2> places, Work const& work) const {
+    if (repeated == nullptr) return work();
+    auto const number = [](void const* place) { return static_cast<std::uint64_t>(reinterpret_cast<std::uintptr_t>(place)); };
+    std::uint64_t const key[] = {serial_number(), run.session_number, static_cast<std::uint64_t>(run.input.ids.size()),
+                                 static_cast<std::uint64_t>(run.input.sequences.size()), number(places[0]), number(places[1]),
+                                 static_cast<std::uint64_t>(run.pass.most_keys), run.pass.training ? 1u : 0u,
+                                 run.input.routes != nullptr ? 1u : 0u};
+    (*repeated)(run.pass.backend, key, work);
   }
 
   /// Forward and backward of a staged run.

@@ -6,8 +6,10 @@
 #include <moduleformer/backend/backend.hpp>
 #include <moduleformer/backend/repeated.hpp>
 #include <moduleformer/model/batch.hpp>
+#include <moduleformer/routing/routing_totals.hpp>
 
 #include <cstddef>
+#include <span>
 #include <utility>
 #include <vector>
 
@@ -35,6 +37,7 @@ class Session {
   RandomKey random{};                       // seed, and a step that training counts up
   PackedTokens packed;                      // of the current batch
   std::vector<std::int32_t> rows;           // rows that the head reads
+  std::span<RouterTotals const> totals{};   // of the training step that runs, if a policy needs them
   std::vector<std::byte> kept;              // where the transformer notes, on the host, what it keeps of each block
 
  private:

@@ -153,6 +153,7 @@ class Transformer {
     auto const scratch = pass.scope();
     B& backend = pass.backend;
     bool const recompute = policies_->checkpointing.recompute();
+    pass.adds_to_totals = false;  // what is computed again was counted
     Index const n = dhidden.extent(0), size = extents_.hidden_size;
     Matrix<S> const d = pass.template allocate<S>(n, size);
     fill(backend, d.reshape(n * size), S(0));

@@ -144,7 +144,8 @@ void initialize(Segment const& segment, std::size_t index, std::uint64_t seed, d
       }
       break;
     }
-    case Initial::zero: std::fill(values, values + segment.size(), S(0)); break;
+    case Initial::zero:
+    case Initial::state: std::fill(values, values + segment.size(), S(0)); break;
     case Initial::one: std::fill(values, values + segment.size(), S(1)); break;
   }
 }

@@ -15,8 +15,8 @@
 namespace moduleformer {
 
 /// How a tensor starts: N(0, initializer_range), N(0, 1), U(-1/n, 1/n) with n its middle extent
-/// (an expert's fan-in), or a constant.
-enum class Initial { normal, standard_normal, expert_uniform, zero, one };
+/// (an expert's fan-in), or a constant. `state`: zero, and never trained by gradients; a policy of the model keeps it.
+enum class Initial { normal, standard_normal, expert_uniform, zero, one, state };
 
 /// One named tensor of a model. Rows are indices of its first dimension.
 struct Segment {
@@ -63,7 +63,7 @@ class ParameterTable {
 
   void add(Segment segment) {
     segment.trainable_begin = 0;
-    segment.trainable_end = segment.rows();
+    segment.trainable_end = segment.initial == Initial::state ? 0 : segment.rows();
     segments_.push_back(std::move(segment));
     lay_out();
   }
@@ -73,6 +73,7 @@ class ParameterTable {
     Segment& s = segments_.at(i);
     expects(begin >= 0 && begin <= end && end <= s.rows(), s.name, ": expected trainable rows within 0 to ", s.rows(),
             ", found ", begin, " to ", end);
+    expects(begin == end || s.initial != Initial::state, s.name, ": is kept by the selection, gradients cannot train it");
     s.trainable_begin = begin;
     s.trainable_end = end;
     lay_out();

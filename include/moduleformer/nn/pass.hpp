@@ -5,7 +5,11 @@
 #include <moduleformer/backend/backend.hpp>
 #include <moduleformer/core/settings.hpp>
 
+#include <span>
+
 namespace moduleformer {
+
+struct RouterTotals;
 
 /// Places that draw random numbers: stream = layer * 8 + site.
 enum class RandomSite : std::uint32_t {
@@ -34,10 +38,17 @@ struct Pass {
   bool training = false;  // dropout and sampled slots are active
   bool losses = true;     // routers sum their statistics and make their losses
   PassNumbers const* numbers = nullptr;  // in backend memory
+  std::span<RouterTotals const> totals{};  // of each router over the step's passes; none: not kept
+  bool adds_to_totals = false;             // this pass is a part of them
   Index most_keys = 0;  // of a sequence, a bound; 0: none is known
   Index layer = 0;
   RandomSite router_site = RandomSite::attention_router;  // of the router that runs
 
+  /// The totals of the router that runs, if they are kept.
+  [[nodiscard]] RouterTotals const* router_totals() const {
+    std::size_t const router = 2 * static_cast<std::size_t>(layer) + (router_site == RandomSite::feed_forward_router ? 1 : 0);
+    return totals.empty() ? nullptr : &totals[router];
+  }
   [[nodiscard]] RandomSource random(RandomSite site) const {
     if (numbers == nullptr) return {};
     return {&numbers->random, static_cast<std::uint32_t>(layer) * 8 + static_cast<std::uint32_t>(site)};

@@ -34,15 +34,20 @@ struct Policies {
   using Selection = find_policy<role::Selection, TopK, Chosen...>;
   using Gating = find_policy<role::Gating, SoftmaxGates, Chosen...>;
   using RoutingLoss = find_policy<role::RoutingLoss, MutualInformationLoss, Chosen...>;
+  using Statistics = find_policy<role::StatisticsSpan, MicroBatchStatistics, Chosen...>;
   using Norm = find_policy<role::Norm, LayerNorm, Chosen...>;
   using Checkpointing = find_policy<role::Checkpointing, KeepActivations, Chosen...>;
 
   static_assert((Policy<Chosen> && ...), "moduleformer: every argument of Policies needs a Role and a name");
   static_assert(((std::same_as<Chosen, Attention> || std::same_as<Chosen, Activation> || std::same_as<Chosen, Router> ||
-                  std::same_as<Chosen, Selection> || std::same_as<Chosen, Gating> || std::same_as<Chosen, RoutingLoss> || std::same_as<Chosen, Norm> ||
+                  std::same_as<Chosen, Selection> || std::same_as<Chosen, Gating> || std::same_as<Chosen, RoutingLoss> ||
+                  std::same_as<Chosen, Statistics> || std::same_as<Chosen, Norm> ||
                   std::same_as<Chosen, Checkpointing>) &&
                  ...),
                 "moduleformer: Policies was given two policies of one role");
+
+  static_assert(!std::same_as<RoutingLoss, NoRoutingLoss> || std::same_as<Statistics, MicroBatchStatistics>,
+                "moduleformer: statistics over more than a micro-batch need a routing loss that reads them");
 
   Attention attention{};
   Activation activation{};
@@ -50,6 +55,7 @@ struct Policies {
   Selection selection{};
   Gating gating{};
   RoutingLoss routing_loss{};
+  Statistics statistics{};
   Norm norm{};
   Checkpointing checkpointing{};
 
@@ -62,6 +68,7 @@ struct Policies {
     visit("selection", self.selection);
     visit("gating", self.gating);
     visit("aux_loss_type", self.routing_loss);
+    visit("statistics", self.statistics);
     visit("norm", self.norm);
   }
 };
@@ -78,10 +85,10 @@ struct AnyCheckpointing {
 using dynamic_policies = Policies<
     AnyAttention<InclusiveAttention, InclusiveRemainderAttention, StrictAttention, StrictRemainderAttention>,
     AnyOf<GeluTanh, Gelu, Relu, Silu, Tanh>, AnyRouter<MlpRouter, MlpReluRouter, LinearRouter, GmmRouter>,
-    AnySelection<TopK, GumbelTopK>, AnyOf<SoftmaxGates, TopKSoftmaxGates, SigmoidGates, NormalisedSigmoidGates>,
+    AnySelection<TopK, GumbelTopK, BiasedTopK>, AnyOf<SoftmaxGates, TopKSoftmaxGates, SigmoidGates, NormalisedSigmoidGates>,
     AnyRoutingLoss<MutualInformationLoss, LoadConcentrationLoss, SwitchLoss, ExactSwitchLoss, RouterZLoss, ImportanceLoss,
                    NoRoutingLoss,
                    WeightedSum<MutualInformationLoss, LoadConcentrationLoss, SwitchLoss, RouterZLoss, ImportanceLoss>>,
-    AnyCheckpointing>;
+    AnyOf<MicroBatchStatistics, StreamingStatistics, WholeBatchStatistics>, AnyCheckpointing>;
 
 }  // namespace moduleformer

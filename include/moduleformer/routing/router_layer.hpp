@@ -10,6 +10,7 @@
 #include <moduleformer/routing/routers.hpp>
 #include <moduleformer/routing/routing_losses.hpp>
 #include <moduleformer/routing/selection.hpp>
+#include <moduleformer/routing/statistics_span.hpp>
 
 namespace moduleformer {
 
@@ -20,6 +21,8 @@ struct RouterLayerContext {
   Choice<A> choice;
   RoutingPlan plan;
   RoutingStatistics statistics;
+  RoutingStatistics seen;       // by the loss: the statistics, or those of a longer span
+  double const* seen_weight = nullptr;  // multiplies the loss's gradient; null: 1
   double* loss = nullptr;       // of this router, unweighted; in backend memory
 };
 
@@ -40,12 +43,14 @@ struct DifferentiateLoss {
   Loss loss;
   RoutingStatistics sums;
   double const* weight;
+  double const* seen_weight;
   RoutingGradient gradient;
   MODULEFORMER_HOST_DEVICE void operator()() const {
     RoutingGradient into = gradient;
     for (Index i = 0; i < sums.experts(); ++i) into.probability_sum[i] = into.gate_sum[i] = 0;
     *into.negative_entropy_sum = *into.squared_lse_sum = 0;
-    if (*weight != 0) loss.gradient(sums, *weight, into);
+    double const total = seen_weight != nullptr ? *weight * *seen_weight : *weight;
+    if (total != 0) loss.gradient(sums, total, into);
   }
 };
 
@@ -110,7 +115,7 @@ class RouterLayer {
     RoutingGradient gradient{pass.template allocate<double>(e), pass.template allocate<double>(e),
                              pass.template allocate<double>(1).data(), pass.template allocate<double>(1).data()};
     with_policy(policies_->routing_loss, [&]<class Loss>(Loss const& loss) {
-      invoke(pass.backend, detail::DifferentiateLoss<Loss>{loss, context.statistics, &pass.numbers->routing_weight, gradient});
+      invoke(pass.backend, detail::DifferentiateLoss<Loss>{loss, context.seen, &pass.numbers->routing_weight, context.seen_weight, gradient});
     });
     Matrix<A> const dlogits = pass.template allocate<A>(n, e);
     with_policy(policies_->gating, [&](auto const& gating) {
@@ -123,14 +128,27 @@ class RouterLayer {
   /// The sums over the tokens, and the loss that is a function of them.
   void add_statistics(Pass<B>& pass, Context& context) const {
     Index const e = extents_.experts;
-    context.statistics = {context.plan.tokens, top_k_, pass.template allocate<double>(e), pass.template allocate<double>(e),
-                          pass.template allocate<double>(e), pass.template allocate<double>(1).data(),
-                          pass.template allocate<double>(1).data()};
+    auto const allocate = [&]() -> RoutingStatistics {
+      return {context.plan.tokens, top_k_, pass.template allocate<double>(e), pass.template allocate<double>(e),
+              pass.template allocate<double>(e), pass.template allocate<double>(1).data(), pass.template allocate<double>(1).data()};
+    };
+    context.statistics = context.seen = allocate();
     sum_routing(pass.backend, context.logits, context.choice.probabilities, context.choice.logsumexp, context.choice.gates,
                 context.choice.experts, context.statistics);
+    Span const span = span_of(policies_->statistics);
+    if (RouterTotals const* const totals = pass.router_totals(); totals != nullptr) {
+      if (pass.adds_to_totals) invoke(pass.backend, detail::AddToTotals{context.statistics, *totals});
+      if (span != Span::micro_batch) {
+        context.seen = allocate();
+        double* const weight = pass.template allocate<double>(1).data();
+        invoke(pass.backend, detail::SpanStatistics{span, context.statistics, *totals, context.seen, weight});
+        context.seen_weight = weight;
+      }
+    }
     context.loss = pass.template allocate<double>(1).data();
+    // An estimate is good for a gradient; what is reported is this pass's own loss.
     with_policy(policies_->routing_loss, [&]<class Loss>(Loss const& loss) {
-      invoke(pass.backend, detail::EvaluateLoss<Loss>{loss, context.statistics, context.loss});
+      invoke(pass.backend, detail::EvaluateLoss<Loss>{loss, span == Span::streaming ? context.statistics : context.seen, context.loss});
     });
   }
 

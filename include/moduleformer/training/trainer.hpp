@@ -11,6 +11,7 @@
 #include <moduleformer/model/model.hpp>
 #include <moduleformer/training/divergence.hpp>
 #include <moduleformer/training/optimizer.hpp>
+#include <moduleformer/training/routing_state.hpp>
 #include <moduleformer/training/schedule.hpp>
 #include <moduleformer/training/visit_checked.hpp>
 
@@ -86,13 +87,17 @@ class Trainer {
         options_(options),
         session_(SessionOptions{.threads = options.threads, .seed = options.seed}),
         gradient_(model.make_gradient()),
-        moments_(session_.backend(), model.table()) {
+        moments_(session_.backend(), model.table()),
+        totals_(detail::make_routing_totals(session_.backend(), model)) {
+    session_.totals = totals_.routers();
     fill_zero(failed_);
     optimizer_.check();
     if constexpr (requires { schedule_.check(); }) schedule_.check();
     expects(moments_.size() > 0, "Trainer: every parameter of the model is frozen");
     for (std::size_t i = 0; i < model.table().count(); ++i)
       if (model.table()[i].trainable_size() > 0) (void)model.writable(i);
+    detail::for_selection_states(model.table(), std::as_const(model).policies().selection,
+                                 [&](std::size_t i) { (void)model.writable(i); });
   }
 
   /// One step on one batch, on the recorded routes if given.
@@ -118,6 +123,12 @@ class Trainer {
     AdamWStep const numbers = optimizer_.step_numbers(now.report.learning_rate, now.report.step);
     from_host(backend, &numbers, step_numbers_.view());
     fill(backend, gradient_.values(), A(0));
+    totals_.begin_step(backend);
+    if (span_of(std::as_const(*model_).policies().statistics) == Span::whole_batch)
+      for (std::size_t i = 0; i < micro_batches.size(); ++i) {
+        session_.random = detail::step_key(options_.seed, steps_, static_cast<Index>(i));
+        model_->add_to_totals(session_, micro_batches[i], now.replay(i), options_.record_steps ? &recorded_totals_[i] : nullptr);
+      }
     for (std::size_t i = 0; i < micro_batches.size(); ++i) {
       session_.random = detail::step_key(options_.seed, steps_, static_cast<Index>(i));
       now.counted.push_back(model_->accumulate_gradients(session_, micro_batches[i], gradient_, now.scale, true,
@@ -173,6 +184,8 @@ class Trainer {
     visit(std::string_view("step"), self.steps_);
     expects(self.steps_ >= 0, "stored training state: step: expected a number from 0, found ", self.steps_);
     AdamWState<B>::visit(self.moments_, self.model_->table(), visit);
+    if (span_of(std::as_const(*self.model_).policies().statistics) == Span::streaming)
+      RoutingTotals<B>::visit(self.totals_, visit);
   }
 
  private:
@@ -201,7 +214,7 @@ class Trainer {
     Index const count = 2 * static_cast<Index>(micro_batches);
     if (numbers_.size() < count + 1) {
       numbers_ = Buffer<double, typename B::Memory>(count + 1);
-      if (options_.record_steps) recorded_.resize(micro_batches);
+      if (options_.record_steps) recorded_.resize(micro_batches), recorded_totals_.resize(micro_batches);
     }
     return numbers_.view().rows(1, count);
   }
@@ -224,6 +237,8 @@ class Trainer {
       measure_gradient(backend, optimizer_, gradient_, losses, numbers_.view().rows(0, 1), step_numbers_.view());
       invoke(backend, detail::StayFailed{step_numbers_.data(), failed_.data()});
       update(backend, optimizer_, step_numbers_.view(), gradient_, moments_, *model_);
+      totals_.end_step(backend, step_numbers_.view());
+      detail::update_selections(backend, *model_, totals_, Vector<AdamWStep const>(step_numbers_.view()));
     };
     if (!options_.record_steps) return work();
     std::uint64_t const key[] = {model_->serial_number(), static_cast<std::uint64_t>(losses.size()),
@@ -293,9 +308,11 @@ class Trainer {
   SessionType session_;
   typename Model::Gradient gradient_;
   AdamWState<B> moments_;
+  RoutingTotals<B> totals_;
   Buffer<double, typename B::Memory> numbers_;  // in backend memory: squared norm, two sums of each micro-batch
   Buffer<AdamWStep, typename B::Memory> step_numbers_{1};
   std::vector<Repeated<B>> recorded_;           // of each micro-batch, and of the update
+  std::vector<Repeated<B>> recorded_totals_;    // the forwards for the totals of the whole batch
   Repeated<B> recorded_update_;
   typename B::Mailbox mailbox_;
   Buffer<double, typename B::Memory> failed_{1};  // in backend memory: 0, or not a number since a step failed
