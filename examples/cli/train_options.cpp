@@ -39,11 +39,13 @@ std::map<std::string_view, Help> const& helps() {
       {"activation", {policies, "activation of feed-forward experts"}},
       {"router", {policies, "router"}},
       {"selection", {policies, "how experts are chosen from a router's logits"}},
+      {"selection-numbers", {policies, "numbers of that selection, as KEY=VALUE,...: scale of gumbel_top_k, rate of biased_top_k"}},
       {"gating", {policies, "how the logits of the chosen become gates"}},
       {"norm", {policies, "norm"}},
       {"routing-loss", {policies, "auxiliary loss of each router"}},
       {"loss-numbers", {policies, "numbers of that loss, as KEY=VALUE,...: the weights of weighted_sum (mi=1,router_z=0.1), or\n"
                                   "z_weight of switch"}},
+      {"statistics", {policies, "over what that loss runs, where a step has several micro-batches"}},
       {"aux-loss-weight", {settings, "weight of the routing losses in the total"}},
       {"embedding-dropout", {settings, "dropout after the embedding"}},
       {"residual-dropout", {settings, "dropout on residual branches"}},
@@ -72,9 +74,9 @@ std::map<std::string_view, Help> const& helps() {
   return all;
 }
 
-/// Calls set("key", number) for each KEY=VALUE of a list.
-template <class Set>
-void parse_numbers(std::string const& list, Set const& set) {
+/// Sets a policy's numbers to those of a list KEY=VALUE,... that an option gave.
+template <class Policy>
+void set_numbers(std::string_view option, std::string const& list, Policy& policy) {
   std::istringstream stream(list);
   for (std::string item; std::getline(stream, item, ',');) {
     auto const equals = item.find('=');
@@ -86,8 +88,14 @@ void parse_numbers(std::string const& list, Set const& set) {
       used = 0;
     }
     if (used == 0 || equals + 1 + used != item.size())
-      throw UsageError(fmt::format("--loss-numbers: expected KEY=VALUE,..., found '{}'", item));
-    set(item.substr(0, equals), value);
+      throw UsageError(fmt::format("--{}: expected KEY=VALUE,..., found '{}'", option, item));
+    std::string const key = item.substr(0, equals);
+    bool known = false;
+    mf::visit_policy_numbers(policy, [&]<class Number>(std::string_view name, Number& number) {
+      if (name == key) number = static_cast<Number>(value);
+      known = known || name == key;
+    });
+    if (!known) throw UsageError(fmt::format("--{}: {} has no number '{}'", option, mf::policy_name(policy), key));
   }
 }
 
@@ -101,6 +109,7 @@ void with_policies(Policies& policies, Options& options, Visit&& visit) {
   visit("gating", policies.gating, options.gating);
   visit("norm", policies.norm, options.norm);
   visit("routing-loss", policies.routing_loss, options.routing_loss);
+  visit("statistics", policies.statistics, options.statistics);
 }
 
 /// The names that an option may have; empty if it has no such list.
@@ -173,14 +182,8 @@ mf::dynamic_policies TrainOptions::policies() const {
   with_policies(chosen, *this, [](std::string_view option, auto& policy, std::string const& name) {
     mf::expects(mf::choose_policy(policy, name), "--", option, ": expected one of ", mf::policy_choices(policy), ", found ", name);
   });
-  parse_numbers(loss_numbers, [&](std::string const& key, double value) {
-    bool known = false;
-    mf::visit_policy_numbers(chosen.routing_loss, [&](std::string_view name, double& number) {
-      if (name == key) number = value;
-      known = known || name == key;
-    });
-    if (!known) throw UsageError(fmt::format("--loss-numbers: the routing loss {} has no number '{}'", routing_loss, key));
-  });
+  set_numbers("loss-numbers", loss_numbers, chosen.routing_loss);
+  set_numbers("selection-numbers", selection_numbers, chosen.selection);
   if (routing_loss == "weighted_sum" && loss_numbers.empty())
     throw UsageError("--routing-loss weighted_sum: expected its weights as --loss-numbers KEY=VALUE,..., found none");
   chosen.checkpointing.recompute_blocks = recompute;

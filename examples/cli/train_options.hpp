@@ -31,8 +31,8 @@ struct TrainOptions {
   moduleformer::Index attention_experts = 8, attention_top_k = 2, heads = 2, attention_hidden = 128;
   moduleformer::Index ffn_experts = 16, ffn_top_k = 2, ffn_hidden = 256;
   // Policies by role, as config.json names them, and numbers of the routing loss.
-  std::string attention, activation, router, selection, gating, norm, routing_loss;
-  std::string loss_numbers;
+  std::string attention, activation, router, selection, gating, norm, routing_loss, statistics;
+  std::string loss_numbers, selection_numbers;
   // Settings.
   double aux_loss_weight = 0.001, embedding_dropout = 0, residual_dropout = 0, router_dropout = 0, initializer_range = 0.02;
   moduleformer::Index sampled_slots = 0;
@@ -86,10 +86,12 @@ void TrainOptions::visit(Self& self, Visitor&& visit) {
   visit("activation", self.activation);
   visit("router", self.router);
   visit("selection", self.selection);
+  visit("selection-numbers", self.selection_numbers);
   visit("gating", self.gating);
   visit("norm", self.norm);
   visit("routing-loss", self.routing_loss);
   visit("loss-numbers", self.loss_numbers);
+  visit("statistics", self.statistics);
   visit("aux-loss-weight", self.aux_loss_weight);
   visit("embedding-dropout", self.embedding_dropout);
   visit("residual-dropout", self.residual_dropout);

@@ -10,7 +10,7 @@ from support import TINY
 COMMANDS = {
     "train": "--data --tokens --out --resume --overwrite --save-every --no-eval --threads --device --precision --vocab --hidden --layers "
              "--router-hidden --attention-experts --attention-top-k --heads --attention-hidden --ffn-experts --ffn-top-k "
-             "--ffn-hidden --attention --activation --router --selection --gating --norm --routing-loss --loss-numbers "
+             "--ffn-hidden --attention --activation --router --selection --selection-numbers --gating --norm --routing-loss --loss-numbers --statistics "
              "--aux-loss-weight --embedding-dropout --residual-dropout --router-dropout --sampled-slots "
              "--initializer-range --rows --window --steps --accumulate --held-out --eos --schedule --rate --warmup --decay "
              "--floor --weight-decay --beta1 --beta2 --epsilon --clip --recompute --seed",
@@ -34,7 +34,8 @@ class Help(support.ProgramTest):
         for default in ("[1000]", "[0.003]", "[cosine]", "[inclusive]", "[mlp]", "[mi]", "[gelu_new]", "[softmax]"):
             self.assertIn(default.strip("[]"), text)
         for name in "inclusive_remainder strict strict_remainder linear gmm mlp_relu load_concentration switch router_z " \
-                    "importance_cv2 weighted_sum none silu relu tanh stable_decay constant".split():
+                    "importance_cv2 weighted_sum none silu relu tanh stable_decay constant gumbel_top_k biased_top_k top_k_softmax " \
+                    "sigmoid normalised_sigmoid streaming whole_batch".split():
             self.assertIn(name, text)
 
     def test_version_tells_how_it_was_built(self):
@@ -65,6 +66,7 @@ class WrongUsage(support.ProgramTest):
         self.refuse(2, "--steps", *train, "--steps", "0")
         self.refuse(2, "--resume and --overwrite", *train, "--resume", "--overwrite")
         self.refuse(2, "no number 'mi'", *train, "--loss-numbers", "mi=1")
+        self.refuse(2, "no number 'rate'", *train, "--selection-numbers", "rate=1")
         self.refuse(2, "KEY=VALUE", *train, "--routing-loss", "switch", "--loss-numbers", "z_weight=x")
         self.refuse(2, "257", *train, "--eos", "--vocab", "256")
         self.refuse(2, "--tokens", "train", "--out", "m", *TINY)

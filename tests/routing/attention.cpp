@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 // Attention experts: numeric gradients of every variant, shared keys, packed sequences, ragged sizes.
 
+#include "routing/empty_slots.hpp"
 #include "support/layer.hpp"
 
 #include <moduleformer/routing/policies.hpp>
@@ -90,6 +91,12 @@ BOOST_AUTO_TEST_CASE_TEMPLATE(gradients_with_shared_keys, Variant, Variants) {
   BOOST_TEST(shared.test.layer.shared_keys());
   BOOST_TEST(shared.test.table.find("k_proj.weight") == shared.test.table.count());
   shared.check();
+}
+
+BOOST_AUTO_TEST_CASE(gradients_with_empty_slots) {
+  Fixture<mf::Policies<SomeEmpty>>({{7, 1, 13}, 6, 8, 2, 3, 2}).check();
+  Fixture<mf::Policies<SomeEmpty, mf::InclusiveRemainderAttention>>({{19}, 8, 8, 1, 4, 3}).check();
+  Fixture<mf::Policies<SomeEmpty, mf::NormalisedSigmoidGates, mf::ImportanceLoss>>({{40}, 5, 6, 3, 5, 3, 0.2}).check();
 }
 
 BOOST_AUTO_TEST_CASE(gradients_across_blocks) { Fixture<mf::Policies<>>({{130}, 4, 4, 2, 5, 2}).check(); }

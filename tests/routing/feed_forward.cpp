@@ -2,6 +2,7 @@
 // Feed-forward experts: numeric gradients over ragged sizes, empty experts, one expert for all, E = K,
 // every activation, dropout; a direct evaluation of the formula.
 
+#include "routing/empty_slots.hpp"
 #include "support/layer.hpp"
 
 #include <moduleformer/routing/policies.hpp>
@@ -84,6 +85,13 @@ BOOST_AUTO_TEST_CASE(gradients_over_sizes) {
   for (Case const c : {Case{1, 1, 1, 1, 1}, Case{1, 5, 3, 4, 2}, Case{2, 3, 7, 31, 2}, Case{17, 7, 5, 3, 3},
                        Case{65, 4, 9, 5, 2}, Case{129, 3, 2, 2, 1}})
     Fixture<mf::Policies<>>(c).check();
+}
+
+BOOST_AUTO_TEST_CASE(gradients_with_empty_slots) {
+  for (Case const c : {Case{4, 5, 3, 4, 1}, Case{17, 7, 5, 3, 3}, Case{129, 4, 9, 5, 2}, Case{33, 4, 5, 6, 3, 0.3}}) {
+    Fixture<mf::Policies<SomeEmpty>>(c).check();
+    Fixture<mf::Policies<SomeEmpty, mf::TopKSoftmaxGates>>(c).check();
+  }
 }
 
 BOOST_AUTO_TEST_CASE(gradients_with_all_tokens_on_one_expert) {

@@ -116,6 +116,26 @@ BOOST_AUTO_TEST_CASE(gumbel_noise_draws_in_proportion_to_the_probabilities) {
   for (std::size_t e = 0; e < 4; ++e) BOOST_TEST(std::abs(share[e] - p[e]) < 5 * std::sqrt(p[e] * (1 - p[e]) / static_cast<double>(s.n)));
 }
 
+BOOST_AUTO_TEST_CASE(expert_choice_gives_every_expert_the_same_load_in_training) {
+  Sizes const s{90, 4, 6, 2};
+  Routed<mf::Policies<mf::ExpertChoice>> routed(s);
+  auto pass = routed.test.pass(true);
+  auto const context = routed.forward(pass);
+  BOOST_TEST(context.plan.top_k == 6);
+  for (Index e = 0; e < 6; ++e) BOOST_TEST(context.statistics.count[e] == 30.0);
+  for (Index e = 0; e < 6; ++e) BOOST_TEST(context.plan.offsets[e + 1] - context.plan.offsets[e] == 30);
+  // In evaluation it is the top-k of the same probabilities.
+  BOOST_TEST((routed.experts() == Routed<mf::Policies<>>(s).experts()));
+
+  mf::Policies<mf::ExpertChoice> bounded;
+  bounded.selection.most_experts = 3;
+  bounded.selection.capacity = 2;
+  Routed<mf::Policies<mf::ExpertChoice>> few(s, bounded);
+  auto const experts = few.experts(true);
+  BOOST_TEST(experts.size() == 90u * 3);
+  BOOST_TEST(std::ranges::count(experts, -1) < 90 * 3 - 90);
+}
+
 BOOST_AUTO_TEST_CASE(gumbel_noise_is_for_training_and_of_its_scale) {
   Sizes const s{300, 4, 8, 2};
   auto const plain = Routed<mf::Policies<>>(s).experts();

@@ -20,7 +20,7 @@ namespace {
 struct Routed {
   Routed(Double& backend, mf::Matrix<double const> logits, Index k) : logits_(logits) {
     mf::Pass<Double> pass{backend, settings};
-    choice = mf::choose(pass, mf::TopK{}, mf::SoftmaxGates{}, mf::TopK::Parameters<mf::Values<double>>{}, k,
+    choice = mf::choose(pass, mf::TopK{}, mf::SoftmaxGates{}, mf::TopK::Parameters<mf::Values<double>>{}, k, k,
                         mf::RandomSite::attention_sampling, logits, {});
     Index const e = logits.extent(1);
     sums = {logits.extent(0), k, pass.allocate<double>(e), pass.allocate<double>(e), pass.allocate<double>(e),

@@ -12,12 +12,13 @@ namespace moduleformer {
 
 using ExpertId = std::int32_t;
 
-/// A router's choice for N tokens. A slot is one (token, s-th choice) pair: slot = token*K + s.
+/// A router's choice for N tokens. A slot is one (token, s-th choice) pair: slot = token*K + s. It may be empty: then its
+/// expert is -1, and it does not stand in `order`, of which offsets[E] entries count.
 struct RoutingPlan {
   Index tokens = 0;                      // N
   Index top_k = 0;                       // K
   Index experts = 0;                     // E
-  Vector<ExpertId const> expert;         // (P) chosen expert of each slot
+  Vector<ExpertId const> expert;         // (P) chosen expert of each slot, -1: none
   Vector<std::int32_t const> order;      // (P) slots sorted by expert, stable
   Vector<Index const> offsets;           // (E+1) where each expert's slots begin in `order`
   [[nodiscard]] constexpr Index slots() const { return tokens * top_k; }

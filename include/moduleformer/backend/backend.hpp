@@ -132,7 +132,10 @@ concept Routing = requires(B& b, Matrix<A const> m, Matrix<A> out, Vector<A> vec
   chosen_gates_backward(b, function, m, cids, m, m, sums, out);
   gumbel_scores(b, scale, random, m, out);      // logits - scale log(-log u), u of random_words(random.key(), token*E + e)
   biased_scores(b, m, cvec, out);               // sigmoid(logits) + bias (E)
+  // ids (N,M): the experts that have the token among their n tokens of largest score, by descending score, then -1
+  expert_choice(b, m, n, ids);
   sort_by_expert(b, flat, n, order, offsets);   // stable counting sort of P slots over n experts
+  sort_by_expert(b, flat, n, order, offsets, true);  // the same where some slots are empty (-1)
   sum_routing(b, m, m, cvec, m, cids, stats);   // logits, probs, lse, gates, ids -> every sum of stats (=)
   // logits, probs, lse, ids, dgates, grad -> dlogits = p (v - <p, v>) + 2 grad.lse2 lse p, where
   // v_e = grad.probability_sum_e + grad.entropy (log p_e) + [e chosen as s] (dgate_s + grad.gate_sum_e)

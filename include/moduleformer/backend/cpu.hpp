@@ -8,6 +8,7 @@
 #include <moduleformer/backend/cpu/cross_entropy.hpp>
 #include <moduleformer/backend/cpu/elementwise.hpp>
 #include <moduleformer/backend/cpu/embedding.hpp>
+#include <moduleformer/backend/cpu/expert_choice.hpp>
 #include <moduleformer/backend/cpu/experts.hpp>
 #include <moduleformer/backend/cpu/experts_backward.hpp>
 #include <moduleformer/backend/cpu/gates.hpp>

@@ -114,6 +114,13 @@ void check_routing_backward(Matrix<A const> logits, Matrix<A const> probs, Vecto
 }
 
 template <class A>
+void check_expert_choice(Matrix<A const> scores, Index capacity, Matrix<ExpertId> ids) {
+  expect_extents("expert_choice", "ids", ids, scores.extent(0), ids.extent(1));
+  expects(capacity >= 0 && capacity <= scores.extent(0), "expert_choice: expected a capacity of 0 to ", scores.extent(0),
+          " tokens, found ", capacity);
+}
+
+template <class A>
 void check_chosen_gates(char const* where, Matrix<A const> logits, Matrix<ExpertId const> ids, Matrix<A const> gates) {
   expect_extents(where, "ids", ids, logits.extent(0), ids.extent(1));
   expect_extents(where, "gates", gates, logits.extent(0), ids.extent(1));

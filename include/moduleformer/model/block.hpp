@@ -58,7 +58,7 @@ class Block {
   [[nodiscard]] FeedForwardLayer const& feed_forward() const { return feed_forward_; }
 
   /// Memory that outlives a forward's own: of the sums (N,D), and of what layers leave for each slot, (N K,D) for the
-  /// larger K, used by one after the other.
+  /// most slots, used by one after the other.
   struct Places {
     Matrix<S> x;
     Matrix<S> h;
@@ -75,13 +75,13 @@ class Block {
     context.x = places.x;
     context.normed_1 = pass.template allocate<S>(n, hidden_size_);
     context.norm_1 = combine_and_norm<Norm>(pass, p.norm_1, in, places.x, context.normed_1);
-    Matrix<S> y = slots_of(attention_, places.slots, n);
+    Matrix<S> y = slots_of(pass, attention_, places.slots, n);
     context.attention = attention_.forward(pass, p.attention, context.normed_1, sequences, cache, given.attention, y);
     context.h = places.h;
     context.normed_2 = pass.template allocate<S>(n, hidden_size_);
     context.norm_2 =
         combine_and_norm<Norm>(pass, p.norm_2, attention_.output(pass, places.x, y), places.h, context.normed_2);
-    y = out != nullptr ? slots_of(feed_forward_, places.slots, n) : Matrix<S>{};
+    y = out != nullptr ? slots_of(pass, feed_forward_, places.slots, n) : Matrix<S>{};
     context.feed_forward = feed_forward_.forward(pass, p.feed_forward, context.normed_2, given.feed_forward, y);
     if (out != nullptr) *out = feed_forward_.output(pass, places.h, y);
     return context;
@@ -95,19 +95,19 @@ class Block {
     Index const n = d.extent(0);
     Matrix<S> const dnormed = pass.template allocate<S>(n, hidden_size_);
     Combination<S> sum = feed_forward_.backward(pass, p.feed_forward, gradients.feed_forward, context.feed_forward,
-                                                context.normed_2, d, dnormed, slots_of(feed_forward_, slots, n));
+                                                context.normed_2, d, dnormed, slots_of(pass, feed_forward_, slots, n));
     combine_and_norm_backward<Norm>(pass, p.norm_2, gradients.norm_2, context.norm_2, Matrix<S const>(context.h), sum,
                                     d);
     sum = attention_.backward(pass, p.attention, gradients.attention, context.attention, context.normed_1, sequences, d,
-                              dnormed, slots_of(attention_, slots, n));
+                              dnormed, slots_of(pass, attention_, slots, n));
     combine_and_norm_backward<Norm>(pass, p.norm_1, gradients.norm_1, context.norm_1, Matrix<S const>(context.x), sum,
                                     d);
   }
 
  private:
   template <class Layer>
-  static Matrix<S> slots_of(Layer const& layer, Matrix<S> slots, Index n) {
-    return slots.rows(0, n * layer.router().top_k());
+  static Matrix<S> slots_of(Pass<B> const& pass, Layer const& layer, Matrix<S> slots, Index n) {
+    return slots.rows(0, n * layer.router().slots(pass.training));
   }
 
   AttentionLayer attention_;

@@ -104,7 +104,7 @@ struct Observation {
 
   template <Backend B, class Layer>
   void add_attention(B& backend, PackedTokens const& packed, Layer const& layer, typename Layer::Context const& context) {
-    AttentionExtents const extents = layer.extents();
+    AttentionExtents const extents = layer.extents(context.router.plan.top_k);
     Index const maps = extents.rows_per_token * extents.heads;  // (K,H)
     std::vector<A> all(static_cast<std::size_t>(rows * maps * tokens * tokens), A(0));
     for (Sequence const& sequence : packed.sequences) {

@@ -106,8 +106,7 @@ class Transformer {
       context.blocks = {reinterpret_cast<KeptBlock*>(input.kept->data()), {layers}};
     }
     context.hidden = pass.template allocate<S>(n, d);
-    context.slots =
-        pass.template allocate<S>(n * std::max(Index{extents_.attention_top_k}, Index{extents_.feed_forward_top_k}), d);
+    context.slots = pass.template allocate<S>(n * most_slots(pass.training), d);
 
     // x and h of a block are kept where backward reads them, else written again by the next block.
     Matrix<S> x = pass.template allocate<S>(n, d), h = pass.template allocate<S>(n, d);
@@ -121,7 +120,7 @@ class Transformer {
       pass.layer = i;
       if (keep && i > 0) x = pass.template allocate<S>(n, d);
       if (pass.keep && i > 0) h = pass.template allocate<S>(n, d);
-      if (keep) context.blocks[i] = recompute ? kept_routes(pass, n, x) : KeptBlock{};
+      if (keep) context.blocks[i] = recompute ? kept_routes(pass, block_at(i), n, x) : KeptBlock{};
       auto const mark = backend.workspace().mark();
       auto const routes = input.routes != nullptr ? input.routes[i] : BlockRoutes{};
       auto const block = forward_block(pass, p, input, i, sum, {x, h, context.slots}, routes, &sum);
@@ -191,11 +190,18 @@ class Transformer {
                                out);
   }
 
-  KeptBlock kept_routes(Pass<B>& pass, Index n, Matrix<S> x) const {
+  /// Of a token, of any layer.
+  [[nodiscard]] Index most_slots(bool training) const {
+    Index most = 0;
+    for (BlockType const& block : blocks_)
+      most = std::max({most, block.attention().router().slots(training), block.feed_forward().router().slots(training)});
+    return most;
+  }
+  static KeptBlock kept_routes(Pass<B>& pass, BlockType const& block, Index n, Matrix<S> x) {
     KeptBlock kept{};
     kept.x = x;
-    kept.attention_experts = pass.template allocate<ExpertId>(n, Index{extents_.attention_top_k});
-    kept.feed_forward_experts = pass.template allocate<ExpertId>(n, Index{extents_.feed_forward_top_k});
+    kept.attention_experts = pass.template allocate<ExpertId>(n, block.attention().router().slots(pass.training));
+    kept.feed_forward_experts = pass.template allocate<ExpertId>(n, block.feed_forward().router().slots(pass.training));
     return kept;
   }
   static void keep_routes(B& backend, typename BlockType::Context const& block, KeptBlock& kept) {

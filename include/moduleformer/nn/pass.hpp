@@ -83,4 +83,10 @@ struct Pass {
   }
 };
 
+/// x = 0.
+template <Backend B, class S = typename B::Scalar>
+void fill_zero(B& backend, Matrix<S> x) {
+  fill(backend, x.reshape(x.size()), S(0));
+}
+
 }  // namespace moduleformer

@@ -81,8 +81,9 @@ class Attention {
   /// One head as wide as the model: keys and values are the layer's input.
   [[nodiscard]] constexpr bool shared_keys() const { return heads_ == 1 && width_ == hidden_size_; }
   [[nodiscard]] StickBreakingVariant variant() const { return policies_->attention.variant(); }
-  [[nodiscard]] AttentionExtents extents(Index most_keys = 0) const {
-    return {heads_, width_ / heads_, router_.top_k(), stop_below(), most_keys};
+  /// With so many slots of a token.
+  [[nodiscard]] AttentionExtents extents(Index slots, Index most_keys = 0) const {
+    return {heads_, width_ / heads_, slots, stop_below(), most_keys};
   }
 
   /// x (N,D), y (P,D). Without a cache, sequences name rows of x for both queries and keys; with one, their
@@ -95,6 +96,9 @@ class Attention {
     context.router = router_.forward(pass, p.router, x, given, RandomSite::attention_router);
     RoutingPlan const& plan = context.router.plan;
     context.q = pass.template allocate<S>(plan.slots(), width_);
+    // What an empty slot has is zero wherever a whole token is read.
+    bool const some_empty = router_.leaves_empty(pass.training);
+    if (some_empty) fill_zero(backend, context.q), fill_zero(backend, y);
     expert_forward(backend, plan, Identity{}, x, Rows::token, p.in, {}, {}, context.q, Rows::slot);
     context.k = context.v = x;
     if (!shared_keys()) {
@@ -115,7 +119,7 @@ class Attention {
       context.log_stick = pass.template allocate<A>(plan.slots(), heads_);
       context.stop = pass.template allocate<std::int32_t>(plan.slots(), heads_);
     }
-    stick_breaking_forward(backend, variant(), extents(pass.most_keys), sequences, context.q, context.k, context.v, context.o,
+    stick_breaking_forward(backend, variant(), extents(plan.top_k, pass.most_keys), sequences, context.q, context.k, context.v, context.o,
                            context.log_stick, context.stop);
     expert_forward(backend, plan, Identity{}, context.o, Rows::slot, p.out, gates(context), {}, y, Rows::slot);
     return context;
@@ -123,7 +127,7 @@ class Attention {
 
   /// What the layer's output is the sum of, from forward's y.
   Combination<S> output(Pass<B> const& pass, Matrix<S const> residual, Matrix<S const> y) const {
-    return {residual, router_.top_k(), y, dropout(pass)};
+    return {residual, router_.slots(pass.training), y, dropout(pass)};
   }
 
   /// dout (N,D) is the gradient of `out`, and of the residual. Returns what the gradient of x is the sum of, in dx
@@ -141,10 +145,13 @@ class Attention {
       dy = masked;
     }
     Vector<A> const dgates = pass.template allocate<A>(plan.slots());
+    bool const some_empty = router_.leaves_empty(pass.training);
+    if (some_empty) fill(backend, dgates, A(0)), fill_zero(backend, dx_slots);
     Matrix<S> const dq = pass.template allocate<S>(plan.slots(), width_);
     {
       auto const inner = pass.scope();
       Matrix<S> const d_o = pass.template allocate<S>(plan.slots(), width_);
+      if (some_empty) fill_zero(backend, d_o);
       {
         auto const innermost = pass.scope();
         Matrix<S> const scaled = pass.template allocate<S>(plan.slots(), width_);  // gate o
@@ -176,7 +183,7 @@ class Attention {
                           Matrix<S> dq, Matrix<S> dx) const {
     B& backend = pass.backend;
     if (shared_keys()) {
-      stick_breaking_backward(backend, variant(), extents(pass.most_keys), sequences, d_o, context.q, context.k, context.v,
+      stick_breaking_backward(backend, variant(), extents(context.router.plan.top_k, pass.most_keys), sequences, d_o, context.q, context.k, context.v,
                               context.log_stick, context.stop, dq, dx, dx);
       return;
     }
@@ -184,7 +191,7 @@ class Attention {
     Matrix<S> const dk = pass.template allocate<S>(n, width_), dv = pass.template allocate<S>(n, width_);
     fill(backend, dk.reshape(dk.size()), S(0));
     fill(backend, dv.reshape(dv.size()), S(0));
-    stick_breaking_backward(backend, variant(), extents(pass.most_keys), sequences, d_o, context.q, context.k, context.v,
+    stick_breaking_backward(backend, variant(), extents(context.router.plan.top_k, pass.most_keys), sequences, d_o, context.q, context.k, context.v,
                             context.log_stick, context.stop, dq, dk, dv);
     project_backward(pass, p.key, gradients.key, x, dk, dx);
     project_backward(pass, p.value, gradients.value, x, dv, dx);

@@ -19,17 +19,18 @@ struct Choice {
   Matrix<A> gates;             // (N,K)
 };
 
-/// `given` (N,K), if any, replaces the selection; the gates are computed all the same. `site` is where the selection
+/// K experts of each token in so many slots. `given` (N, slots), if any, replaces the selection; the gates are computed all
+/// the same. `site` is where the selection
 /// draws random numbers.
 template <class Selection, class Gating, Backend B, class P, class A = typename B::Accumulator>
-Choice<A> choose(Pass<B>& pass, Selection const& selection, Gating const& gating, P const& p, Index k, RandomSite site,
+Choice<A> choose(Pass<B>& pass, Selection const& selection, Gating const& gating, P const& p, Index k, Index slots, RandomSite site,
                  Matrix<A const> logits, Matrix<ExpertId const> given) {
   Index const n = logits.extent(0), e = logits.extent(1);
-  Choice<A> choice{pass.template allocate<A>(n, e), pass.template allocate<A>(n), pass.template allocate<ExpertId>(n, k),
-                   pass.template allocate<A>(n, k)};
+  Choice<A> choice{pass.template allocate<A>(n, e), pass.template allocate<A>(n), pass.template allocate<ExpertId>(n, slots),
+                   pass.template allocate<A>(n, slots)};
   softmax(pass.backend, logits, choice.probabilities, choice.logsumexp);
-  if (given) copy(pass.backend, given.reshape(given.size()), choice.experts.reshape(n * k));
-  else selection.select(pass, p, site, logits, Matrix<A const>(choice.probabilities), choice.experts);
+  if (given) copy(pass.backend, given.reshape(given.size()), choice.experts.reshape(n * slots));
+  else selection.select(pass, k, p, site, logits, Matrix<A const>(choice.probabilities), choice.experts);
   with_policy(gating, [&](auto const& gates) { gates.forward(pass, logits, choice); });
   return choice;
 }

@@ -6,6 +6,7 @@
 
 #include <moduleformer/core/dynamic_policy.hpp>
 #include <moduleformer/routing/attention.hpp>
+#include <moduleformer/routing/expert_choice.hpp>
 #include <moduleformer/routing/weighted_sum.hpp>
 
 #include <cstddef>
@@ -80,11 +81,18 @@ struct AnySelection : AnyOf<Selections...> {
     });
   }
 
+  [[nodiscard]] Index slots(Index top_k, Index experts, bool training) const {
+    return with_policy(*this, [&](auto const& selection) { return selection.slots(top_k, experts, training); });
+  }
+  [[nodiscard]] bool leaves_empty(bool training) const {
+    return with_policy(*this, [&](auto const& selection) { return selection.leaves_empty(training); });
+  }
+
   template <Backend B, class S = typename B::Scalar, class A = typename B::Accumulator>
-  void select(Pass<B>& pass, Parameters<Values<S>> const& p, RandomSite site, Matrix<A const> logits,
+  void select(Pass<B>& pass, Index top_k, Parameters<Values<S>> const& p, RandomSite site, Matrix<A const> logits,
               Matrix<A const> probabilities, Matrix<ExpertId> experts) const {
     detail::at_choice(this->choice, [&]<std::size_t I>(auto const& selection) {
-      selection.select(pass, std::get<I>(p), site, logits, probabilities, experts);
+      selection.select(pass, top_k, std::get<I>(p), site, logits, probabilities, experts);
     });
   }
 };

@@ -52,6 +52,7 @@ class FeedForward {
       return context;
     }
     auto const scratch = pass.scope();
+    if (router_.leaves_empty(pass.training)) fill_zero(pass.backend, y);  // what no expert writes
     Matrix<S> const h = pass.template allocate<S>(plan.slots(), width_);
     with_policy(policies_->activation, [&](auto const& act) {
       expert_forward(pass.backend, plan, act, x, Rows::token, p.in, {}, context.z, h, Rows::sorted);
@@ -62,7 +63,7 @@ class FeedForward {
 
   /// What the layer's output is the sum of, from forward's y.
   Combination<S> output(Pass<B> const& pass, Matrix<S const> residual, Matrix<S const> y) const {
-    return {residual, router_.top_k(), y, dropout(pass)};
+    return {residual, router_.slots(pass.training), y, dropout(pass)};
   }
 
   /// dout (N,D) is the gradient of `out`, and of the residual. Returns what the gradient of x is the sum of, in dx
@@ -80,6 +81,7 @@ class FeedForward {
       dy = masked;
     }
     Vector<A> const dgates = pass.template allocate<A>(plan.slots());
+    if (router_.leaves_empty(pass.training)) fill(backend, dgates, A(0)), fill_zero(backend, dx_slots);
     Matrix<S> const dz = pass.template allocate<S>(plan.slots(), width_);
     {
       auto const inner = pass.scope();

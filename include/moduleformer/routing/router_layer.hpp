@@ -80,26 +80,30 @@ class RouterLayer {
   }
 
   [[nodiscard]] Index experts() const { return extents_.experts; }
+  /// K: experts of a token, on average where their number varies.
   [[nodiscard]] Index top_k() const { return top_k_; }
+  /// Slots of a token in memory, and whether some of them may be empty.
+  [[nodiscard]] Index slots(bool training) const { return policies_->selection.slots(top_k_, extents_.experts, training); }
+  [[nodiscard]] bool leaves_empty(bool training) const { return policies_->selection.leaves_empty(training); }
 
   /// Routes x (N,D). `site` is the router's place (its sampling draws at the next one).
   Context forward(Pass<B>& pass, Parameters<Values<S>> const& p, Matrix<S const> x, Matrix<ExpertId const> given,
                   RandomSite site) const {
-    Index const n = x.extent(0), e = extents_.experts;
+    Index const n = x.extent(0), e = extents_.experts, k = slots(pass.training);
     B& backend = pass.backend;
     pass.router_site = site;
     auto const sampling = static_cast<RandomSite>(static_cast<std::uint32_t>(site) + 1);
     Context context{};
     context.logits = pass.template allocate<A>(n, e);
     context.router = policies_->router.forward(pass, extents_, p.router, x, context.logits);
-    context.choice = choose(pass, policies_->selection, policies_->gating, p.selection, top_k_, sampling,
+    context.choice = choose(pass, policies_->selection, policies_->gating, p.selection, top_k_, k, sampling,
                             Matrix<A const>(context.logits), given);
 
-    auto const chosen = context.choice.experts.reshape(n * top_k_);
-    auto const order = pass.template allocate<std::int32_t>(n * top_k_);
+    auto const chosen = context.choice.experts.reshape(n * k);
+    auto const order = pass.template allocate<std::int32_t>(n * k);
     auto const offsets = pass.template allocate<Index>(e + 1);
-    sort_by_expert(backend, chosen, e, order, offsets);
-    context.plan = {n, top_k_, e, chosen, order, offsets};
+    sort_by_expert(backend, chosen, e, order, offsets, leaves_empty(pass.training));
+    context.plan = {n, k, e, chosen, order, offsets};
 
     if (pass.losses) add_statistics(pass, context);
     return context;

@@ -8,7 +8,8 @@
 //   biased_top_k  by sigmoid(logit) + b_e, with gates that know nothing of b; after each training step
 //           b_e += rate * sign(mean count - count_e), counted over all its micro-batches: load is balanced without
 //           a loss (arXiv 2408.15664). b is a tensor of the model; where products read rounded copies, so does the choice
-// A selection has Parameters (often none), visit_parameters and select.
+// A selection has Parameters (often none), visit_parameters, select, and the number of a token's slots, which in training
+// may differ and of which some may stay empty (expert -1): slots, leaves_empty; FixedSlots has those of fixed K.
 
 #include <moduleformer/core/policy.hpp>
 #include <moduleformer/nn/parameters.hpp>
@@ -17,7 +18,13 @@
 
 namespace moduleformer {
 
-struct TopK {
+/// Base of selections that choose exactly K experts for every token.
+struct FixedSlots {
+  static constexpr Index slots(Index top_k, Index /*experts*/, bool /*training*/) { return top_k; }
+  static constexpr bool leaves_empty(bool /*training*/) { return false; }
+};
+
+struct TopK : FixedSlots {
   using Role = role::Selection;
   static constexpr std::string_view name = "top_k";
 
@@ -27,9 +34,9 @@ struct TopK {
   template <class Views, class Visitor>
   constexpr void visit_parameters(Index /*experts*/, Views&, Visitor&) const {}
 
-  /// experts (N,K) =, from logits and probabilities (N,E).
+  /// experts (N, slots) =, from logits and probabilities (N,E); K experts of a token are wanted, on average.
   template <Backend B, class S = typename B::Scalar, class A = typename B::Accumulator>
-  void select(Pass<B>& pass, Parameters<Values<S>> const&, RandomSite site, Matrix<A const> logits,
+  void select(Pass<B>& pass, Index /*top_k*/, Parameters<Values<S>> const&, RandomSite site, Matrix<A const> logits,
               Matrix<A const> probabilities, Matrix<ExpertId> experts) const {
     if (pass.training && pass.settings.sampled_slots > 0)
       sampled_top_k(pass.backend, logits, probabilities, pass.settings.sampled_slots, pass.random(site), experts);
@@ -38,7 +45,7 @@ struct TopK {
   }
 };
 
-struct GumbelTopK {
+struct GumbelTopK : FixedSlots {
   using Role = role::Selection;
   static constexpr std::string_view name = "gumbel_top_k";
   double scale = 1;
@@ -54,7 +61,7 @@ struct GumbelTopK {
   constexpr void visit_parameters(Index /*experts*/, Views&, Visitor&) const {}
 
   template <Backend B, class S = typename B::Scalar, class A = typename B::Accumulator>
-  void select(Pass<B>& pass, Parameters<Values<S>> const&, RandomSite site, Matrix<A const> logits, Matrix<A const>,
+  void select(Pass<B>& pass, Index /*top_k*/, Parameters<Values<S>> const&, RandomSite site, Matrix<A const> logits, Matrix<A const>,
               Matrix<ExpertId> experts) const {
     if (!pass.training) return top_k(pass.backend, logits, experts);
     auto const scratch = pass.scope();
@@ -87,7 +94,7 @@ struct BalanceBias {
 
 }  // namespace detail
 
-struct BiasedTopK {
+struct BiasedTopK : FixedSlots {
   using Role = role::Selection;
   static constexpr std::string_view name = "biased_top_k";
   static constexpr std::string_view state_name = "expert_bias";
@@ -108,7 +115,7 @@ struct BiasedTopK {
   }
 
   template <Backend B, class S = typename B::Scalar, class A = typename B::Accumulator>
-  void select(Pass<B>& pass, Parameters<Values<S>> const& p, RandomSite, Matrix<A const> logits, Matrix<A const>,
+  void select(Pass<B>& pass, Index /*top_k*/, Parameters<Values<S>> const& p, RandomSite, Matrix<A const> logits, Matrix<A const>,
               Matrix<ExpertId> experts) const {
     auto const scratch = pass.scope();
     Matrix<A> const scores = pass.template allocate<A>(logits.extent(0), logits.extent(1));

@@ -57,7 +57,9 @@
   prefix template void top_k<S>(Cpu<S>&, Matrix<S const>, Matrix<ExpertId>);                                           \
   prefix template void sampled_top_k<S>(Cpu<S>&, Matrix<S const>, Matrix<S const>, Index, RandomSource,                \
                                         Matrix<ExpertId>);                                                             \
-  prefix template void sort_by_expert<S>(Cpu<S>&, Vector<ExpertId const>, Index, Vector<std::int32_t>, Vector<Index>); \
+  prefix template void expert_choice<S>(Cpu<S>&, Matrix<S const>, Index, Matrix<ExpertId>);                            \
+  prefix template void sort_by_expert<S>(Cpu<S>&, Vector<ExpertId const>, Index, Vector<std::int32_t>, Vector<Index>,  \
+                                         bool);                                                                        \
   prefix template void sum_routing<S>(Cpu<S>&, Matrix<S const>, Matrix<S const>, Vector<S const>, Matrix<S const>,     \
                                       Matrix<ExpertId const>, RoutingStatistics);                                      \
   prefix template void routing_backward<S>(Cpu<S>&, Matrix<S const>, Matrix<S const>, Vector<S const>,                 \

@@ -70,6 +70,7 @@ void sum_routing(Cpu<S>& backend, Arg<Matrix<S const>> logits, Arg<Matrix<S cons
       *sum.negative_entropy += entropy;
       *sum.squared_lse += row_lse * row_lse;
       for (Index s = 0; s < chosen; ++s) {
+        if (ids(t, s) < 0) continue;
         sum.count[ids(t, s)] += 1;
         sum.gate[ids(t, s)] += static_cast<double>(gates(t, s));
       }
@@ -115,6 +116,7 @@ void routing_backward(Cpu<S>& backend, Arg<Matrix<S const>> logits, Arg<Matrix<S
       }
       for (Index s = 0; s < chosen; ++s) {
         ExpertId const e = ids(t, s);
+        if (e < 0) continue;
         double const dgate = dgates ? static_cast<double>(dgates(t, s)) : 0.0;
         pv[e] += static_cast<double>(p[e]) * (dgate + (grad.gate_sum ? grad.gate_sum[e] : 0.0));
       }

@@ -108,34 +108,38 @@ void sampled_top_k(Cpu<S>& backend, Arg<Matrix<S const>> logits, Arg<Matrix<S co
   }
 }
 
-/// out (N,K): out_ts = x_t,ids_ts.
+/// out (N,K): out_ts = x_t,ids_ts; 0 where ids_ts < 0.
 template <Real S>
 void gather_columns(Cpu<S>&, Arg<Matrix<S const>> x, Matrix<ExpertId const> ids, Arg<Matrix<S>> out) {
   detail::expect_matrix("gather_columns", ids, "ids", x, out.extent(1));
   detail::expect_matrix("gather_columns", out, "out", x, ids.extent(1));
   for (Index t = 0; t < out.extent(0); ++t)
-    for (Index s = 0; s < out.extent(1); ++s) out(t, s) = x(t, ids(t, s));
+    for (Index s = 0; s < out.extent(1); ++s) out(t, s) = ids(t, s) < 0 ? S(0) : x(t, ids(t, s));
 }
 
 /// order (P): the slots sorted by expert, equal ones in their old order; offsets (E+1): where each
-/// expert's begin. Throws Error for an id that is no expert.
+/// expert's begin. With some_empty, slots without expert (id -1) stand nowhere: order has offsets[E] entries, the others
+/// are not set. Throws Error for an id that is no expert.
 template <Real S>
 void sort_by_expert(Cpu<S>&, Vector<ExpertId const> expert, Index experts, Vector<std::int32_t> order,
-                    Vector<Index> offsets) {
+                    Vector<Index> offsets, bool some_empty = false) {
   Index const slots = expert.extent(0);
   expects(order.extent(0) == slots, "sort_by_expert: expected order of ", slots, ", found ", order.extent(0));
   expects(offsets.extent(0) == experts + 1, "sort_by_expert: expected offsets of ", experts + 1, ", found ",
           offsets.extent(0));
   expects(slots <= std::numeric_limits<std::int32_t>::max(), "sort_by_expert: too many slots: ", slots);
   std::fill(offsets.begin(), offsets.end(), Index{0});
+  auto const is_empty = [&](Index p) { return some_empty && expert[p] == -1; };
   for (Index p = 0; p < slots; ++p) {
+    if (is_empty(p)) continue;
     expects(expert[p] >= 0 && expert[p] < experts, "sort_by_expert: slot ", p, ": expected an expert from 0 to ",
             experts - 1, ", found ", expert[p]);
     ++offsets[expert[p] + 1];
   }
   for (Index e = 0; e < experts; ++e) offsets[e + 1] += offsets[e];
   // offsets[e] moves from e's begin to its end, which is the next one's begin; then shift back.
-  for (Index p = 0; p < slots; ++p) order[offsets[expert[p]]++] = static_cast<std::int32_t>(p);
+  for (Index p = 0; p < slots; ++p)
+    if (!is_empty(p)) order[offsets[expert[p]]++] = static_cast<std::int32_t>(p);
   for (Index e = experts; e > 0; --e) offsets[e] = offsets[e - 1];
   offsets[0] = 0;
 }

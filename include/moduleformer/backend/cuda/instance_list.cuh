@@ -71,8 +71,9 @@
                                            RandomSource, Matrix<ExpertId>);                                            \
   prefix template void gather_columns<S, P>(CudaBackend<S, P>&, Matrix<float const>, Matrix<ExpertId const>,           \
                                             Matrix<float>);                                                            \
+  prefix template void expert_choice<S, P>(CudaBackend<S, P>&, Matrix<float const>, Index, Matrix<ExpertId>);          \
   prefix template void sort_by_expert<S, P>(CudaBackend<S, P>&, Vector<ExpertId const>, Index, Vector<std::int32_t>,   \
-                                            Vector<Index>);                                                            \
+                                            Vector<Index>, bool);                                                      \
   prefix template void sum_routing<S, P>(CudaBackend<S, P>&, Matrix<float const>, Matrix<float const>,                 \
                                          Vector<float const>, Matrix<float const>, Matrix<ExpertId const>,             \
                                          RoutingStatistics);                                                           \

@@ -7,6 +7,7 @@
 #include <moduleformer/backend/cuda/cuda.cuh>
 #include <moduleformer/backend/cuda/elementwise.cuh>
 #include <moduleformer/backend/cuda/embedding.cuh>
+#include <moduleformer/backend/cuda/expert_choice.cuh>
 #include <moduleformer/backend/cuda/experts.cuh>
 #include <moduleformer/backend/cuda/experts_backward.cuh>
 #include <moduleformer/backend/cuda/gates.cuh>

@@ -61,7 +61,7 @@ void sampled_top_k(CudaBackend<S, P>& backend, Arg<Matrix<float const>> logits, 
   });
 }
 
-/// out (N,K): out_ts = x_t,ids_ts.
+/// out (N,K): out_ts = x_t,ids_ts; 0 where ids_ts < 0.
 template <CudaScalar S, class P>
 void gather_columns(CudaBackend<S, P>& backend, Arg<Matrix<float const>> x, Matrix<ExpertId const> ids,
                     Arg<Matrix<float>> out) {
@@ -73,16 +73,17 @@ void gather_columns(CudaBackend<S, P>& backend, Arg<Matrix<float const>> x, Matr
 }
 
 /// order (P): the slots sorted by expert, equal ones in their old order; offsets (E+1): where each
-/// expert's begin. Ids are not checked.
+/// expert's begin. With some_empty, slots without expert (id -1) stand behind those of all experts. Ids are not checked.
 template <CudaScalar S, class P>
 void sort_by_expert(CudaBackend<S, P>& backend, Vector<ExpertId const> expert, Index experts,
-                    Vector<std::int32_t> order, Vector<Index> offsets) {
+                    Vector<std::int32_t> order, Vector<Index> offsets, bool some_empty = false) {
   Index const slots = expert.extent(0);
   expects(order.extent(0) == slots, "sort_by_expert: expected order of ", slots, ", found ", order.extent(0));
   expects(offsets.extent(0) == experts + 1, "sort_by_expert: expected offsets of ", experts + 1, ", found ",
           offsets.extent(0));
   expects(slots <= std::numeric_limits<std::int32_t>::max(), "sort_by_expert: too many slots: ", slots);
-  detail::sort_by_key(backend, expert, experts, order, offsets);
+  // The bits of -1 are the largest key.
+  detail::sort_by_key(backend, expert, some_empty ? experts + 1 : experts, order, offsets);
 }
 
 }  // namespace moduleformer

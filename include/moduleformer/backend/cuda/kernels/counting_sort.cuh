@@ -188,7 +188,7 @@ struct PlaceByDigit {
   }
 };
 
-/// offsets[k] = how many of the values, sorted by key, have a key below k.
+/// offsets[k] = how many of the values, sorted by key (taken as unsigned), have a key below k.
 struct KeyOffsets {
   static constexpr int threads = 256;
   std::int32_t const* keys;
@@ -204,7 +204,7 @@ struct KeyOffsets {
     Index low = 0, high = size;
     while (low < high) {
       Index const middle = low + (high - low) / 2;
-      if (keys[sorted[middle]] < key) low = middle + 1;
+      if (static_cast<std::uint32_t>(keys[sorted[middle]]) < static_cast<std::uint32_t>(key)) low = middle + 1;
       else high = middle;
     }
     offsets[key] = low;

@@ -231,7 +231,7 @@ struct RoutingBackward {
     for (Index s = 0; s < chosen; ++s) {
       ExpertId const e = ids[t * chosen + s];
       double const dgate = dgates != nullptr ? static_cast<double>(dgates[t * chosen + s]) : 0.0;
-      double const v = dgate + (grad.gate_sum ? grad.gate_sum[e] : 0.0);
+      double const v = dgate + (grad.gate_sum && e >= 0 ? grad.gate_sum[e] : 0.0);
       Index const mine = e - first - thread.lane();
       MODULEFORMER_UNROLL
       for (int i = 0; i < Items; ++i)

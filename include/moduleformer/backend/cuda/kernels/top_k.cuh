@@ -127,7 +127,7 @@ struct SampledTopK {
   }
 };
 
-/// out (N,K) = x[t, ids[t,s]]; one slot a thread.
+/// out (N,K) = x[t, ids[t,s]], 0 for an id below 0; one slot a thread.
 struct GatherColumns {
   static constexpr int threads = 256;
   float const* x;
@@ -140,7 +140,7 @@ struct GatherColumns {
   template <class Thread>
   MODULEFORMER_DEVICE void operator()(Thread const& thread) const {
     Index const p = thread.block() * threads + thread.index();
-    if (p < slots) out[p] = x[p / chosen * width + ids[p]];
+    if (p < slots) out[p] = ids[p] < 0 ? 0.0f : x[p / chosen * width + ids[p]];
   }
 };
 

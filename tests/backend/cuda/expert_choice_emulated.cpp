@@ -1,0 +1,4 @@
+// SPDX-License-Identifier: MIT
+#include "emulated.hpp"
+// The suite:
+#include "expert_choice.hpp"
