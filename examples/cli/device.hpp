@@ -7,6 +7,7 @@
 #include <moduleformer/core/settings.hpp>
 #include <moduleformer/model/config.hpp>
 #include <moduleformer/model/generation.hpp>
+#include <moduleformer/model/route_record.hpp>
 #include <moduleformer/nn/parameters.hpp>
 #include <moduleformer/routing/policies.hpp>
 #include <moduleformer/training/data.hpp>
@@ -62,7 +63,10 @@ class LanguageModel {
   /// Whether training computes blocks again in backward.
   virtual void set_recomputation(bool recompute) = 0;
 
-  [[nodiscard]] virtual moduleformer::Evaluation evaluate(Data const& held_out, int threads) const = 0;
+  /// On recorded routes, if given.
+  [[nodiscard]] virtual moduleformer::Evaluation evaluate(Data const& held_out, int threads,
+                                                          moduleformer::RouteRecord const* replayed = nullptr) const = 0;
+  [[nodiscard]] virtual moduleformer::RouteRecord record_routes(Data const& held_out, int threads) const = 0;
   /// Calls on_token(sequence, id) for each new token.
   virtual std::vector<moduleformer::Generated> generate(
       std::vector<std::vector<moduleformer::TokenId>> const& prompts, moduleformer::GenerationOptions const& options,

@@ -51,9 +51,14 @@ class LanguageModelOn final : public LanguageModel {
   [[nodiscard]] moduleformer::dynamic_policies const& policies() const override { return model_.policies(); }
   void set_recomputation(bool recompute) override { model_.policies().checkpointing.recompute_blocks = recompute; }
 
-  [[nodiscard]] moduleformer::Evaluation evaluate(Data const& data, int threads) const override {
+  [[nodiscard]] moduleformer::Evaluation evaluate(Data const& data, int threads,
+                                                  moduleformer::RouteRecord const* replayed) const override {
     moduleformer::Session<B> session{moduleformer::SessionOptions{.threads = threads}};
-    return std::visit([&](auto const& batches) { return moduleformer::evaluate(model_, session, batches.held_out()); }, data);
+    return std::visit([&](auto const& batches) { return moduleformer::evaluate(model_, session, batches.held_out(), replayed); }, data);
+  }
+  [[nodiscard]] moduleformer::RouteRecord record_routes(Data const& data, int threads) const override {
+    moduleformer::Session<B> session{moduleformer::SessionOptions{.threads = threads}};
+    return std::visit([&](auto const& batches) { return moduleformer::record_routes(model_, session, batches.held_out()); }, data);
   }
   std::vector<moduleformer::Generated> generate(
       std::vector<std::vector<moduleformer::TokenId>> const& prompts, moduleformer::GenerationOptions const& options,

@@ -4,13 +4,16 @@
 #include "command.hpp"
 #include "devices.hpp"
 #include "report.hpp"
-#include "text.hpp"
-#include "train_options.hpp"
+#include "scored_text.hpp"
+
+#include <moduleformer/io/route_file.hpp>
 
 #include <CLI/CLI.hpp>
 #include <fmt/core.h>
 
 #include <memory>
+#include <string>
+#include <vector>
 
 namespace cli {
 namespace {
@@ -18,47 +21,39 @@ namespace {
 namespace mf = moduleformer;
 
 struct Eval {
-  std::string model, svg;
-  DataOptions data;
+  std::string model, svg, replay;
+  ScoredText text;
   DeviceOptions device;
-  double held_out = 1;
-  mf::Index rows = 8, window = 0;
 
   explicit Eval(CLI::App& command) {
     command.add_option("--model", model, "folder of the model")->required()->type_name("DIR");
-    add_data_options(command, data);
-    command.add_option("--held-out", held_out, "fraction of each document, its tail, that is scored; if below 1, a unigram and a\n"
-                                               "trigram model of the rest are scored too")
-        ->capture_default_str()
-        ->check(CLI::Range(0.0, 1.0))
-        ->type_name("NUMBER");
-    command.add_option("--window", window, "tokens of a window; every token is predicted once, from those before it in its window;\n"
-                                           "0: as in training, or 512")
-        ->capture_default_str()
-        ->check(CLI::Range(std::int64_t{0}, std::int64_t{1} << 40))
-        ->type_name("INTEGER");
-    command.add_option("--rows", rows, "windows at a time")->capture_default_str()->check(CLI::PositiveNumber)->type_name("INTEGER");
+    add_scored_text_options(command, text);
+    auto* const held_out = command.get_option("--held-out");
+    held_out->description(held_out->get_description() + "; if below 1, a unigram and a\ntrigram model of the rest are scored too");
+    command.add_option("--replay", replay, "run the model on the experts of this record instead of its routers' choice; of the same\n"
+                                           "text, cut alike")
+        ->type_name("FILE.safetensors");
     command.add_option("--svg", svg, "draw the routers' use into this file")->type_name("FILE");
     add_device_options(command, device);
   }
 
   int run() {
     if (!svg.empty()) {
-      std::vector<std::string> inputs = data.files;
-      inputs.push_back(data.ids);
+      std::vector<std::string> inputs = text.inputs();
+      inputs.push_back(replay);
       check_output(svg, model, inputs);
     }
     auto const loaded = find_device(device).load(model, false);
-    if (data.ids.empty()) expect_text_model(loaded->config(), model);
-    mf::BatchOptions const options{.rows = rows,
-                                   .tokens = window > 0 ? window : stored_window(model, *loaded).value_or(512),
-                                   .held_out = held_out,
-                                   .eos = data.ids.empty() && has_end_mark(loaded->config())};
-    Data const read = read_data(data, options);
+    Data const read = text.read(*loaded, model);
+    mf::RouteRecord record;
+    if (!replay.empty()) {
+      record = mf::load_routes(replay);
+      record.expect_model(loaded->config());
+    }
     bool const is_text = is_text_model(loaded->config());
-    auto const evaluation = loaded->evaluate(read, device.threads);
+    auto const evaluation = loaded->evaluate(read, device.threads, replay.empty() ? nullptr : &record);
     print_score(evaluation, is_text);
-    if (held_out < 1) print_baselines(fit_baselines(read, loaded->config().vocab_size), is_text);
+    if (text.held_out < 1) print_baselines(fit_baselines(read, loaded->config().vocab_size), is_text);
     print_routers(evaluation);
     if (!svg.empty()) draw_routers(evaluation, fmt::format("{}: how each router spread {} tokens", model, evaluation.tokens), svg);
     return success;

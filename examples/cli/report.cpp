@@ -61,6 +61,26 @@ void print_routers(mf::Evaluation const& evaluation) {
              "would be as spread.\n");
 }
 
+void print_agreement(std::vector<mf::RouteAgreement> const& routers) {
+  fmt::print("{:<15}{:>12}{:>15}{:>13}{:>18}\n", "router", "same set", "shared slots", "same first", "gate difference");
+  mf::RouteAgreement mean;
+  auto const line = [](std::string const& name, mf::RouteAgreement const& seen) {
+    fmt::print("{:<15}{:>10.2f} %{:>13.2f} %{:>11.2f} %{:>18.6f}\n", name, 100 * seen.same_set, 100 * seen.shared_slots,
+               100 * seen.same_first, seen.gate_difference);
+  };
+  auto const count = static_cast<double>(routers.size());
+  for (mf::RouteAgreement const& router : routers) {
+    line(short_name(router.router), router);
+    mean.same_set += router.same_set / count;
+    mean.shared_slots += router.shared_slots / count;
+    mean.same_first += router.same_first / count;
+    mean.gate_difference += router.gate_difference / count;
+  }
+  line("mean", mean);
+  fmt::print("Tokens with the same experts; slots whose expert both chose; tokens with the same first expert; mean absolute\n"
+             "difference of the gates of experts that either chose, one not chosen counting as 0.\n");
+}
+
 void draw_routers(mf::Evaluation const& evaluation, std::string const& title, std::string const& file) {
   constexpr double left = 170, width = 640, row = 64, bar = 44, top = 56;
   std::size_t const rows = evaluation.routers.size();

@@ -4,9 +4,11 @@
 
 #include "baselines.hpp"
 
+#include <moduleformer/model/route_agreement.hpp>
 #include <moduleformer/training/evaluation.hpp>
 
 #include <string>
+#include <vector>
 
 namespace cli {
 
@@ -17,7 +19,10 @@ void print_baselines(Baselines const& baselines, bool is_text);
 /// A table: each router's entropies, and the share of its slots that each expert got.
 void print_routers(moduleformer::Evaluation const& evaluation);
 
-/// The same shares as bars, one row per router, in an SVG file. Throws Error if it cannot be written.
+/// A table: how far two records agree, each router and their mean.
+void print_agreement(std::vector<moduleformer::RouteAgreement> const& routers);
+
+/// The routers' shares as bars, one row per router, in an SVG file. Throws Error if it cannot be written.
 void draw_routers(moduleformer::Evaluation const& evaluation, std::string const& title, std::string const& file);
 
 }  // namespace cli

@@ -22,6 +22,7 @@ class Device(support.ProgramTest):
             "resume": ["train", "--data", self.text, "--out", "model", "--resume", "--steps", "3", "--no-eval"],
             "generate": ["generate", "--model", "model", "--prompt", "the", "--max-new-tokens", "3"],
             "eval": ["eval", "--model", "model", "--data", short],
+            "routes": ["routes", "record", "--model", "model", "--data", short, "--out", "routes.safetensors"],
             "logits": ["logits", "--model", case, "--input", case / "expected.safetensors", "--output", "out.safetensors"],
         }
 

@@ -12,7 +12,7 @@ import unittest
 
 PROGRAM = os.environ["MODULEFORMER_PROGRAM"]
 GOLDEN = pathlib.Path(__file__).resolve().parent.parent / "golden"
-CODES = {"F32": "f", "F64": "d", "I64": "q", "I32": "i"}
+CODES = {"F32": "f", "F64": "d", "I64": "q", "I32": "i", "U8": "B"}
 
 # A model that trains within a second.
 TINY = ("--hidden 16 --layers 2 --router-hidden 8 --attention-experts 4 --heads 2 --attention-hidden 16 --ffn-experts 4 "

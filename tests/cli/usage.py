@@ -16,8 +16,10 @@ COMMANDS = {
              "--floor --weight-decay --beta1 --beta2 --epsilon --clip --recompute --seed",
     "generate": "--model --prompt --tokens --max-new-tokens --temperature --top-k --top-p --repetition-penalty --stop-id "
                 "--seed --no-echo --threads --device --precision",
-    "eval": "--model --data --tokens --held-out --window --rows --svg --threads --device --precision",
+    "eval": "--model --data --tokens --held-out --window --rows --replay --svg --threads --device --precision",
     "inspect": "--model --window --tensors",
+    "routes record": "--model --data --tokens --held-out --window --rows --out --threads --device --precision",
+    "routes compare": "A B",
     "logits": "--model --input --output --gradients --double --threads --device --precision",
 }
 
@@ -26,8 +28,8 @@ class Help(support.ProgramTest):
     def test_every_command_lists_its_options_with_defaults(self):
         top = self.run_program("--help").out
         for command, options in COMMANDS.items():
-            self.assertIn(command, top)
-            text = self.run_program(command, "--help").out
+            self.assertIn(command.split()[0], top)
+            text = self.run_program(*command.split(), "--help").out
             for option in options.split():
                 self.assertRegex(text, rf"{option}\b", command)
         text = self.run_program("train", "--help").out
