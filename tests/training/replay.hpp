@@ -22,6 +22,7 @@ class ReplayChecks {
  public:
   using A = typename B::Accumulator;
   using Keeping = CausalLM<tiny_shape, Policies<>, B>;
+  using Balanced = CausalLM<tiny_shape, Policies<BiasedTopK, WholeBatchStatistics>, B>;
   using Recomputing = CausalLM<tiny_shape, Policies<RecomputeBlocks>, B>;
 
   /// Rows, a single token, padded rows, packed sequences.
@@ -89,7 +90,7 @@ class ReplayChecks {
   /// Steps on one's own routes, sampled and behind dropout, and on the same ones replayed; kept or recomputed, with the
   /// work recorded and reports one step late.
   void check_training() const {
-    auto const [weights_own, record] = train_and_record();
+    auto const [weights_own, record] = train_and_record<Keeping>();
     BOOST_TEST(record.size() == 2 * steps);
     for (TrainerOptions const how : {TrainerOptions{}, {.record_steps = true}, {.record_steps = true, .late_reports = true}}) {
       BOOST_TEST(same_bits(weights_own, train<Keeping>(how, &record)));
@@ -97,6 +98,8 @@ class ReplayChecks {
     }
     BOOST_TEST(same_bits(weights_own, train<Keeping>({}, nullptr)));
     BOOST_TEST(same_bits(weights_own, train<Keeping>({.record_steps = true}, &record, 2)));
+    auto const [weights_balanced, balanced] = train_and_record<Balanced>();  // whose routes change a bias
+    BOOST_TEST(same_bits(weights_balanced, train<Balanced>({.record_steps = true}, &balanced)));
     RouteRecord other = record;
     for (RecordedRouter& router : other.routers)
       for (ExpertId& id : router.experts) id = static_cast<ExpertId>((id + 1) % router.size.experts);
@@ -201,8 +204,9 @@ class ReplayChecks {
   }
 
   /// Weights after steps on the trainer's own routes, and these.
+  template <class Model>
   static std::pair<std::vector<A>, RouteRecord> train_and_record() {
-    auto model = Keeping::random(4, random_settings);
+    auto model = Model::random(4, random_settings);
     Trainer trainer{model, AdamW{.learning_rate = 1e-2}, Constant{}, {.threads = 2, .seed = 6}};
     auto gradient = model.make_gradient();
     RouteRecord record;
