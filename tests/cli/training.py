@@ -136,11 +136,11 @@ class Training(support.ProgramTest):
         policies = [("--attention", n) for n in ("inclusive_remainder", "strict", "strict_remainder")]
         policies += [("--router", n) for n in ("linear", "gmm", "mlp_relu")]
         policies += [("--activation", n) for n in ("gelu", "relu", "silu", "tanh")]
-        policies += [("--routing-loss", n) for n in ("load_concentration", "switch", "router_z", "importance_cv2", "none")]
+        policies += [("--routing-loss", n) for n in ("load_concentration", "switch", "router_z", "importance_cv2", "load_cv2", "none")]
         policies += [("--routing-loss", "weighted_sum", "--loss-numbers", "mi=1,router_z=0.1"),
                      ("--selection", "gumbel_top_k", "--selection-numbers", "scale=0.5", "--gating", "top_k_softmax"),
                      ("--selection", "biased_top_k", "--selection-numbers", "rate=0.01", "--gating", "sigmoid"),
-                     ("--statistics", "streaming", "--accumulate", "2"), ("--statistics", "whole_batch", "--accumulate", "2")]
+                     ("--selection", "expert_choice"), ("--statistics", "streaming", "--accumulate", "2"), ("--statistics", "whole_batch", "--accumulate", "2")]
         policies += [("--schedule", n) for n in ("linear", "constant")]
         policies += [("--heads", 1)]
         published = {"linear", "gmm", "gelu", "relu", "silu", "tanh", "constant", 1}

@@ -78,7 +78,8 @@ void check_differences(Loss const& loss, Index n, Index e, Index k) {
 }
 
 using Everything = mf::WeightedSum<mf::MutualInformationLoss, mf::LoadConcentrationLoss, mf::SwitchLoss, mf::RouterZLoss,
-                                   mf::ImportanceLoss, mf::NoRoutingLoss>;
+                                   mf::ImportanceLoss, mf::LoadLoss, mf::NoRoutingLoss>;
+// Load is not among them: see load_s_gradient.
 using AllLosses = boost::mpl::list<mf::MutualInformationLoss, mf::LoadConcentrationLoss, mf::SwitchLoss, mf::ExactSwitchLoss,
                                    mf::RouterZLoss, mf::ImportanceLoss, mf::NoRoutingLoss>;
 
@@ -101,14 +102,14 @@ BOOST_AUTO_TEST_CASE_TEMPLATE(gradients_are_those_of_the_value, Loss, AllLosses)
 }
 
 BOOST_AUTO_TEST_CASE(weighted_sum_is_the_sum) {
-  Everything const sum{.weights = {0.5, -1, 2, 0.25, 3, 7}};
-  check_differences(sum, 13, 7, 2);
+  Everything const smooth{.weights = {0.5, -1, 2, 0.25, 3, 0, 7}}, sum{.weights = {0.5, -1, 2, 0.25, 3, 1.5, 7}};
+  check_differences(smooth, 13, 7, 2);
   Double backend(1);
   auto const logits = random_values(13 * 7, 5);
   Routed const routed(backend, {logits.data(), {13, 7}}, 2);
   double const expected = 0.5 * mf::MutualInformationLoss{}.value(routed.sums) - mf::LoadConcentrationLoss{}.value(routed.sums) +
                           2 * mf::SwitchLoss{}.value(routed.sums) + 0.25 * mf::RouterZLoss{}.value(routed.sums) +
-                          3 * mf::ImportanceLoss{}.value(routed.sums);
+                          3 * mf::ImportanceLoss{}.value(routed.sums) + 1.5 * mf::LoadLoss{}.value(routed.sums);
   BOOST_TEST(std::abs(sum.value(routed.sums) - expected) < 1e-13);
 }
 
@@ -129,6 +130,7 @@ BOOST_AUTO_TEST_CASE(uniform_routing) {
   Routed const even(backend, {decisive.data(), {n, e}}, 1);
   BOOST_TEST(mf::SwitchLoss{.z_weight = 0}.value(even.sums) == 1.0);
   BOOST_TEST(mf::ImportanceLoss{}.value(even.sums) == 0.0);
+  BOOST_TEST(mf::LoadLoss{}.value(even.sums) == 0.0);
   BOOST_TEST(std::abs(mf::MutualInformationLoss{}.value(even.sums) + std::log(8.0)) < 1e-6);
   BOOST_TEST(std::abs(mf::LoadConcentrationLoss{}.value(even.sums) - std::log(8.0)) < 1e-6);
   // Equal logits: no information, whatever the ties do.
@@ -137,10 +139,91 @@ BOOST_AUTO_TEST_CASE(uniform_routing) {
   BOOST_TEST(std::abs(mf::MutualInformationLoss{}.value(none.sums)) < 1e-6);
 }
 
+BOOST_AUTO_TEST_CASE(all_tokens_on_one_expert) {
+  // CV^2 is then E, switch E, the marginal entropy 0.
+  Index const n = 24, e = 8;
+  std::vector<double> logits(static_cast<std::size_t>(n * e), 0.0);
+  for (Index t = 0; t < n; ++t) logits[static_cast<std::size_t>(t * e + 3)] = 800;
+  Double backend(1);
+  Routed const collapsed(backend, {logits.data(), {n, e}}, 1);
+  BOOST_TEST(mf::LoadLoss{}.value(collapsed.sums) == 8.0);
+  BOOST_TEST(mf::ImportanceLoss{}.value(collapsed.sums) == 8.0);
+  BOOST_TEST(mf::SwitchLoss{.z_weight = 0}.value(collapsed.sums) == 8.0);
+  BOOST_TEST(std::abs(mf::MutualInformationLoss{}.value(collapsed.sums)) < 1e-6);
+  BOOST_TEST(std::abs(mf::LoadConcentrationLoss{}.value(collapsed.sums)) < 1e-6);
+}
+
+BOOST_AUTO_TEST_CASE(every_expert_of_every_token) {
+  // E = K: equal load whatever the logits, so nothing to differentiate.
+  auto const logits = random_values(5 * 3, 2);
+  Double backend(1);
+  Routed routed(backend, {logits.data(), {5, 3}}, 3);
+  BOOST_TEST(mf::LoadLoss{}.value(routed.sums) == 0.0);
+  for (double const g : routed.gradient(backend, mf::LoadLoss{})) BOOST_TEST(g == 0.0);
+}
+
+BOOST_AUTO_TEST_CASE(nothing_was_summed) {
+  // No token, or gates that are all 0: no loss, no gradient, and nothing that is not a number.
+  std::vector<double> zero(4, 0.0), probability(4, 0.0), gate(4, 0.0);
+  double entropy = 0, lse = 0, by_entropy = 0, by_lse = 0;
+  mf::Vector<double> const zeros{zero.data(), {4}};
+  mf::RoutingStatistics const sums{0, 2, zeros, zeros, zeros, &entropy, &lse};
+  mf::RoutingGradient gradient{{probability.data(), {4}}, {gate.data(), {4}}, &by_entropy, &by_lse};
+  Everything const all{.weights = {1, 1, 1, 1, 1, 1, 1}};
+  BOOST_TEST(all.value(sums) == 0.0);
+  all.gradient(sums, 1.0, gradient);
+  for (std::size_t e = 0; e < 4; ++e) BOOST_TEST((probability[e] == 0 && gate[e] == 0));
+  BOOST_TEST((by_entropy == 0 && by_lse == 0));
+}
+
+// Counts do not change under small steps. The gradient is that of the value at counts which follow K times the change of
+// the summed probabilities.
+BOOST_AUTO_TEST_CASE(load_s_gradient) {
+  struct Sizes { Index n, e, k; };
+  for (auto const [n, e, k] : {Sizes{1, 5, 2}, Sizes{13, 7, 2}, Sizes{300, 3, 1}, Sizes{1, 1, 1}}) {
+    Double backend(2);
+    auto logits = random_values(n * e, 11);
+    for (double& l : logits) l *= 3;
+    mf::Matrix<double const> const view{logits.data(), {n, e}};
+    auto const copied = [&](auto const& v) { return std::vector<double>(v.begin(), v.end()); };
+    std::vector<double> counts, before;
+    std::vector<double> analytic;
+    {
+      Routed routed(backend, view, k);
+      counts = copied(routed.sums.count);
+      before = copied(routed.sums.probability_sum);
+      analytic = routed.gradient(backend, mf::LoadLoss{});
+    }
+    check_gradient("dlogits", logits, analytic, [&] {
+      backend.workspace().release({});
+      Routed const routed(backend, view, k);
+      for (Index i = 0; i < e; ++i) {
+        auto const at = static_cast<std::size_t>(i);
+        routed.sums.count[i] = counts[at] + static_cast<double>(k) * (routed.sums.probability_sum[i] - before[at]);
+      }
+      return mf::LoadLoss{}.value(routed.sums);
+    });
+  }
+}
+
+BOOST_AUTO_TEST_CASE(load_moves_probability_from_the_busy_to_the_idle) {
+  auto const logits = random_values(40 * 6, 21);
+  Double backend(1);
+  Routed routed(backend, {logits.data(), {40, 6}}, 1);
+  std::vector<double> by_probability(6, 0.0), by_gate(6, 0.0);
+  double by_entropy = 0, by_lse = 0;
+  mf::RoutingGradient gradient{{by_probability.data(), {6}}, {by_gate.data(), {6}}, &by_entropy, &by_lse};
+  mf::LoadLoss{}.gradient(routed.sums, 1.0, gradient);
+  for (Index a = 0; a < 6; ++a)
+    for (Index b = 0; b < 6; ++b)
+      if (routed.sums.count[a] > routed.sums.count[b])
+        BOOST_TEST(by_probability[static_cast<std::size_t>(a)] > by_probability[static_cast<std::size_t>(b)]);
+}
+
 BOOST_AUTO_TEST_CASE(huge_logits_stay_finite) {
   std::vector<double> logits{1e4, -1e4, 3e4, -3e4, 0, 2e4};
   Double backend(1);
   Routed routed(backend, {logits.data(), {2, 3}}, 2);
-  for (double const g : routed.gradient(backend, Everything{.weights = {1, 1, 1, 1, 1, 1}})) BOOST_TEST(std::isfinite(g));
-  BOOST_TEST(std::isfinite(Everything{.weights = {1, 1, 1, 1, 1, 1}}.value(routed.sums)));
+  for (double const g : routed.gradient(backend, Everything{.weights = {1, 1, 1, 1, 1, 1, 1}})) BOOST_TEST(std::isfinite(g));
+  BOOST_TEST(std::isfinite(Everything{.weights = {1, 1, 1, 1, 1, 1, 1}}.value(routed.sums)));
 }

@@ -87,8 +87,9 @@ using dynamic_policies = Policies<
     AnyOf<GeluTanh, Gelu, Relu, Silu, Tanh>, AnyRouter<MlpRouter, MlpReluRouter, LinearRouter, GmmRouter>,
     AnySelection<TopK, GumbelTopK, BiasedTopK, ExpertChoice>, AnyOf<SoftmaxGates, TopKSoftmaxGates, SigmoidGates, NormalisedSigmoidGates>,
     AnyRoutingLoss<MutualInformationLoss, LoadConcentrationLoss, SwitchLoss, ExactSwitchLoss, RouterZLoss, ImportanceLoss,
-                   NoRoutingLoss,
-                   WeightedSum<MutualInformationLoss, LoadConcentrationLoss, SwitchLoss, RouterZLoss, ImportanceLoss>>,
+                   LoadLoss, NoRoutingLoss,
+                   WeightedSum<MutualInformationLoss, LoadConcentrationLoss, SwitchLoss, RouterZLoss, ImportanceLoss,
+                               LoadLoss>>,
     AnyOf<MicroBatchStatistics, StreamingStatistics, WholeBatchStatistics>, AnyCheckpointing>;
 
 }  // namespace moduleformer

@@ -4,7 +4,7 @@
 // the loss, gradient() adds `weight` times its derivatives with respect to those sums; the backend's
 // routing_backward carries them to the logits. p(e) = probability_sum_e / N, natural logarithms.
 // Formulas: arXiv 2306.04640 section 2.4 (mutual information, concentration), arXiv 2101.03961
-// (switch), arXiv 2202.08906 (router-z), arXiv 1701.06538 (importance).
+// (switch), arXiv 2202.08906 (router-z), arXiv 1701.06538 (importance, load).
 
 #include <moduleformer/backend/arguments.hpp>
 #include <moduleformer/core/platform.hpp>
@@ -48,6 +48,31 @@ MODULEFORMER_HOST_DEVICE inline void marginal_entropy_gradient(RoutingStatistics
     gradient.probability_sum[e] -=
         weight / n * (std::log(p + entropy_epsilon) + p / (p + entropy_epsilon));
   }
+}
+
+/// Mean of x over experts.
+MODULEFORMER_HOST_DEVICE inline double mean_of(Vector<double const> x) {
+  double total = 0;
+  for (Index e = 0; e < x.size(); ++e) total += x[e];
+  return total / static_cast<double>(x.size());
+}
+
+/// CV^2(x) = Var(x) / Mean(x)^2 over experts, unbiased variance; 0 for one expert, and where nothing was summed.
+MODULEFORMER_HOST_DEVICE inline double squared_variation(Vector<double const> x) {
+  double const mean = mean_of(x);
+  if (x.size() == 1 || mean == 0) return 0;
+  double squares = 0;
+  for (Index e = 0; e < x.size(); ++e) squares += (x[e] - mean) * (x[e] - mean);
+  return squares / static_cast<double>(x.size() - 1) / (mean * mean);
+}
+
+/// Adds weight * d CV^2(x) / d x_e.
+MODULEFORMER_HOST_DEVICE inline void squared_variation_gradient(Vector<double const> x, double weight, Vector<double> gradient) {
+  double const mean = mean_of(x), experts = static_cast<double>(x.size());
+  if (x.size() == 1 || mean == 0) return;
+  double const cv2 = squared_variation(x);
+  for (Index e = 0; e < x.size(); ++e)
+    gradient[e] += weight * 2 / mean * ((x[e] - mean) / ((experts - 1) * mean) - cv2 / experts);
 }
 
 }  // namespace detail
@@ -131,35 +156,31 @@ struct BasicSwitchLoss {
 using SwitchLoss = BasicSwitchLoss<float>;
 using ExactSwitchLoss = BasicSwitchLoss<double>;
 
-/// L = Var(G) / Mean(G)^2 over experts, G_e the summed gates, unbiased variance; 0 for one expert.
+/// L = CV^2 of the summed gates of each expert; 0 for one expert.
 struct ImportanceLoss {
   using Role = role::RoutingLoss;
   static constexpr std::string_view name = "importance_cv2";
 
   [[nodiscard]] MODULEFORMER_HOST_DEVICE double value(RoutingStatistics const& sums) const {
-    if (sums.tokens == 0 || sums.experts() == 1) return 0;
-    double const mean = mean_of(sums);
-    return variance_of(sums, mean) / (mean * mean);
+    return detail::squared_variation(sums.gate_sum);
   }
   MODULEFORMER_HOST_DEVICE void gradient(RoutingStatistics const& sums, double weight, RoutingGradient& gradient) const {
-    if (sums.tokens == 0 || sums.experts() == 1) return;
-    double const e_count = static_cast<double>(sums.experts()), mean = mean_of(sums);
-    double const cv2 = variance_of(sums, mean) / (mean * mean);
-    for (Index e = 0; e < sums.experts(); ++e)
-      gradient.gate_sum[e] +=
-          weight * 2 / mean * ((sums.gate_sum[e] - mean) / ((e_count - 1) * mean) - cv2 / e_count);
+    detail::squared_variation_gradient(sums.gate_sum, weight, gradient.gate_sum);
   }
+};
 
- private:
-  MODULEFORMER_HOST_DEVICE static double mean_of(RoutingStatistics const& sums) {
-    double total = 0;
-    for (Index e = 0; e < sums.experts(); ++e) total += sums.gate_sum[e];
-    return total / static_cast<double>(sums.experts());
+/// L = CV^2 of the tokens that chose each expert; 0 for one expert, E if all choose one. Counts have no derivative: in
+/// the gradient K p_te stands for whether t chose e. (arXiv 1701.06538 smooths the counts by the noise of its selection;
+/// ours work without noise, so this stand-in is our own.)
+struct LoadLoss {
+  using Role = role::RoutingLoss;
+  static constexpr std::string_view name = "load_cv2";
+
+  [[nodiscard]] MODULEFORMER_HOST_DEVICE double value(RoutingStatistics const& sums) const {
+    return detail::squared_variation(sums.count);
   }
-  MODULEFORMER_HOST_DEVICE static double variance_of(RoutingStatistics const& sums, double mean) {
-    double total = 0;
-    for (Index e = 0; e < sums.experts(); ++e) total += (sums.gate_sum[e] - mean) * (sums.gate_sum[e] - mean);
-    return total / static_cast<double>(sums.experts() - 1);
+  MODULEFORMER_HOST_DEVICE void gradient(RoutingStatistics const& sums, double weight, RoutingGradient& gradient) const {
+    detail::squared_variation_gradient(sums.count, weight * static_cast<double>(sums.top_k), gradient.probability_sum);
   }
 };
 

@@ -64,7 +64,7 @@ struct WeightedSum {
                 std::index_sequence_for<Losses...>{});
   }
   MODULEFORMER_HOST_DEVICE void gradient(RoutingStatistics const& sums, double weight, RoutingGradient& gradient) const {
-    each([&](auto const& loss, double w) { return loss.gradient(sums, weight * w, gradient), 0.0; },
+    each([&](auto const& loss, double w) { return w == 0 ? 0.0 : (loss.gradient(sums, weight * w, gradient), 0.0); },
          std::index_sequence_for<Losses...>{});
   }
 
