@@ -39,7 +39,8 @@ std::map<std::string_view, Help> const& helps() {
       {"activation", {policies, "activation of feed-forward experts"}},
       {"router", {policies, "router"}},
       {"selection", {policies, "how experts are chosen from a router's logits"}},
-      {"selection-numbers", {policies, "numbers of that selection, as KEY=VALUE,...: scale of gumbel_top_k, rate of biased_top_k"}},
+      {"selection-numbers", {policies, "numbers of that selection, as KEY=VALUE,...: scale of gumbel_top_k, rate of biased_top_k,\n"
+                                       "capacity and most_experts of expert_choice, smallest, largest and evaluation_size of document_pool"}},
       {"gating", {policies, "how the logits of the chosen become gates"}},
       {"norm", {policies, "norm"}},
       {"routing-loss", {policies, "auxiliary loss of each router"}},

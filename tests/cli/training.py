@@ -140,7 +140,8 @@ class Training(support.ProgramTest):
         policies += [("--routing-loss", "weighted_sum", "--loss-numbers", "mi=1,router_z=0.1"),
                      ("--selection", "gumbel_top_k", "--selection-numbers", "scale=0.5", "--gating", "top_k_softmax"),
                      ("--selection", "biased_top_k", "--selection-numbers", "rate=0.01", "--gating", "sigmoid"),
-                     ("--selection", "expert_choice"), ("--statistics", "streaming", "--accumulate", "2"), ("--statistics", "whole_batch", "--accumulate", "2")]
+                     ("--selection", "expert_choice"), ("--selection", "document_pool"),
+                     ("--statistics", "streaming", "--accumulate", "2"), ("--statistics", "whole_batch", "--accumulate", "2")]
         policies += [("--schedule", n) for n in ("linear", "constant")]
         policies += [("--heads", 1)]
         published = {"linear", "gmm", "gelu", "relu", "silu", "tanh", "constant", 1}

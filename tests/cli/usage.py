@@ -36,7 +36,7 @@ class Help(support.ProgramTest):
         for default in ("[1000]", "[0.003]", "[cosine]", "[inclusive]", "[mlp]", "[mi]", "[gelu_new]", "[softmax]"):
             self.assertIn(default.strip("[]"), text)
         for name in "inclusive_remainder strict strict_remainder linear gmm mlp_relu load_concentration switch router_z " \
-                    "importance_cv2 load_cv2 weighted_sum none silu relu tanh stable_decay constant gumbel_top_k biased_top_k expert_choice top_k_softmax " \
+                    "importance_cv2 load_cv2 weighted_sum none silu relu tanh stable_decay constant gumbel_top_k biased_top_k expert_choice document_pool top_k_softmax " \
                     "sigmoid normalised_sigmoid streaming whole_batch".split():
             self.assertIn(name, text)
 

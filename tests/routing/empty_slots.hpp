@@ -7,7 +7,7 @@
 
 namespace moduleformer::test {
 
-struct SomeEmpty {
+struct SomeEmpty : FixedSlots {
   using Role = role::Selection;
   static constexpr std::string_view name = "some_empty";
 
@@ -16,7 +16,6 @@ struct SomeEmpty {
   template <class Views, class Visitor>
   constexpr void visit_parameters(Index, Views&, Visitor&) const {}
 
-  static constexpr Index slots(Index top_k, Index, bool) { return top_k; }
   static constexpr bool leaves_empty(bool) { return true; }
 
   template <Backend B, class S = typename B::Scalar, class A = typename B::Accumulator>

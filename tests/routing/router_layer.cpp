@@ -9,6 +9,8 @@
 
 #include <algorithm>
 #include <numeric>
+#include <set>
+#include <string>
 
 namespace mf = moduleformer;
 using mf::Index;
@@ -29,6 +31,7 @@ struct Routed {
       : size(s), policies(p), test(Layer({s.d, 3, s.e}, s.k, policies), 1.5, 5), x(random_values(s.n * s.d, 1)),
         weights(random_values(s.n * s.k, 3)) {}
   auto forward(mf::Pass<Double>& pass) {
+    if (documents) pass.documents = documents;
     return test.layer.forward(pass, test.values, {x.data(), {size.n, size.d}}, {}, mf::RandomSite::feed_forward_router);
   }
   double value() {
@@ -63,6 +66,7 @@ struct Routed {
   Policies policies;
   LayerUnderTest<Layer> test;
   std::vector<double> x, weights;
+  mf::Vector<mf::Sequence const> documents{};
 };
 
 using Gatings = boost::mpl::list<mf::SoftmaxGates, mf::TopKSoftmaxGates, mf::SigmoidGates, mf::NormalisedSigmoidGates>;
@@ -134,6 +138,59 @@ BOOST_AUTO_TEST_CASE(expert_choice_gives_every_expert_the_same_load_in_training)
   auto const experts = few.experts(true);
   BOOST_TEST(experts.size() == 90u * 3);
   BOOST_TEST(std::ranges::count(experts, -1) < 90 * 3 - 90);
+}
+
+BOOST_AUTO_TEST_CASE(documents_choose_within_their_pools) {
+  using Policies = mf::Policies<mf::DocumentPool, mf::ExactSwitchLoss>;
+  Policies policies;
+  policies.selection.smallest = 2;
+  policies.selection.largest = 4;
+  Sizes const s{90, 4, 7, 2};
+  Routed<Policies> routed(s, policies);
+  std::vector<mf::Sequence> const documents{{0, 1, 0, 1}, {1, 50, 1, 50}, {51, 39, 51, 39}};
+  auto pass = routed.test.pass(true);
+  pass.documents = {documents.data(), {3}};
+  auto const context = routed.forward(pass);
+  auto const all = Routed<Policies>(s).experts();
+  for (auto const& d : documents) {
+    std::set<mf::ExpertId> used, allowed;
+    for (Index t = d.query_begin; t < d.query_begin + d.query_count; ++t) {
+      double sum = 0;
+      for (Index e = 0; e < s.e; ++e) {
+        sum += context.choice.probabilities(t, e);
+        if (context.choice.probabilities(t, e) > 0) allowed.insert(static_cast<mf::ExpertId>(e));
+      }
+      BOOST_TEST(std::abs(sum - 1) < 1e-12);
+      for (Index k = 0; k < s.k; ++k) used.insert(context.choice.experts(t, k));
+    }
+    BOOST_TEST((allowed.size() >= 2 && allowed.size() <= 4));
+    BOOST_TEST(std::ranges::includes(allowed, used));
+  }
+  // Without documents, and in evaluation, all experts are there.
+  BOOST_TEST((routed.experts(true) == all));
+  routed.documents = pass.documents;
+  BOOST_TEST((routed.experts(false) == all));
+  BOOST_TEST((routed.experts(true) != all));
+}
+
+BOOST_AUTO_TEST_CASE(gradients_within_pools) {
+  std::vector<mf::Sequence> const documents{{0, 1, 0, 1}, {1, 20, 1, 20}, {21, 19, 21, 19}};
+  auto check = [&]<class Policies>(Policies policies) {
+    policies.selection.evaluation_size = 3;
+    Routed<Policies> routed({40, 4, 7, 2}, policies);
+    routed.documents = {documents.data(), {3}};
+    routed.check();
+  };
+  check(mf::Policies<mf::DocumentPool>{});
+  check(mf::Policies<mf::DocumentPool, mf::RouterZLoss, mf::NormalisedSigmoidGates>{});
+}
+
+BOOST_AUTO_TEST_CASE(pools_that_do_not_fit_are_refused) {
+  mf::Policies<mf::DocumentPool> policies;
+  policies.selection.smallest = 1;
+  BOOST_CHECK_EXCEPTION(Routed<mf::Policies<mf::DocumentPool>>({9, 4, 7, 2}, policies), mf::Error, [](mf::Error const& error) {
+    return std::string(error.what()) == "document_pool: smallest: expected 2 to 7 experts, or 0, found 1";
+  });
 }
 
 BOOST_AUTO_TEST_CASE(gumbel_noise_is_for_training_and_of_its_scale) {

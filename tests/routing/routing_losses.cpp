@@ -20,8 +20,10 @@ namespace {
 struct Routed {
   Routed(Double& backend, mf::Matrix<double const> logits, Index k) : logits_(logits) {
     mf::Pass<Double> pass{backend, settings};
+    auto const own = pass.allocate<double>(logits.extent(0), logits.extent(1));
+    copy(backend, logits.reshape(logits.size()), own.reshape(own.size()));
     choice = mf::choose(pass, mf::TopK{}, mf::SoftmaxGates{}, mf::TopK::Parameters<mf::Values<double>>{}, k, k,
-                        mf::RandomSite::attention_sampling, logits, {});
+                        mf::RandomSite::attention_sampling, own, {});
     Index const e = logits.extent(1);
     sums = {logits.extent(0), k, pass.allocate<double>(e), pass.allocate<double>(e), pass.allocate<double>(e),
             pass.allocate<double>(1).data(), pass.allocate<double>(1).data()};

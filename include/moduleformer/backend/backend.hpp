@@ -120,7 +120,8 @@ template <class B, class S = typename B::Scalar, class A = typename B::Accumulat
 concept Routing = requires(B& b, Matrix<A const> m, Matrix<A> out, Vector<A> vec, Vector<A const> cvec, Matrix<ExpertId> ids,
                            Matrix<ExpertId const> cids, Index n, RandomSource random, Vector<ExpertId const> flat,
                            Vector<std::int32_t> order, Vector<Index> offsets, RoutingStatistics stats, RoutingGradient grad,
-                           Matrix<S const> x, Matrix<S> y, GateFunction function, Vector<double const> sums, double scale) {
+                           Matrix<S const> x, Matrix<S> y, GateFunction function, Vector<double const> sums, double scale,
+                           Vector<Sequence const> documents) {
   softmax(b, m, out, vec);                      // probs (N,E) = softmax(logits) ; lse (N) = logsumexp
   top_k(b, m, ids);                             // ids (N,K) by logits
   // the first K-n slots by logits; then n drawn without replacement with probability proportional to
@@ -132,6 +133,8 @@ concept Routing = requires(B& b, Matrix<A const> m, Matrix<A> out, Vector<A> vec
   chosen_gates_backward(b, function, m, cids, m, m, sums, out);
   gumbel_scores(b, scale, random, m, out);      // logits - scale log(-log u), u of random_words(random.key(), token*E + e)
   biased_scores(b, m, cvec, out);               // sigmoid(logits) + bias (E)
+  // logits = -infinity for experts outside the pool (of a size drawn from n ... n) of their document, by summed probabilities
+  restrict_to_pools(b, documents, n, n, random, m, out);
   // ids (N,M): the experts that have the token among their n tokens of largest score, by descending score, then -1
   expert_choice(b, m, n, ids);
   sort_by_expert(b, flat, n, order, offsets);   // stable counting sort of P slots over n experts

@@ -6,6 +6,7 @@
 #include <moduleformer/backend/backend.hpp>
 #include <moduleformer/backend/cpu/cpu.hpp>
 #include <moduleformer/backend/cpu/cross_entropy.hpp>
+#include <moduleformer/backend/cpu/document_pool.hpp>
 #include <moduleformer/backend/cpu/elementwise.hpp>
 #include <moduleformer/backend/cpu/embedding.hpp>
 #include <moduleformer/backend/cpu/expert_choice.hpp>

@@ -114,6 +114,13 @@ void check_routing_backward(Matrix<A const> logits, Matrix<A const> probs, Vecto
 }
 
 template <class A>
+void check_pools(Index smallest, Index largest, Matrix<A const> probabilities, Matrix<A> logits) {
+  expect_same("restrict_to_pools", "probabilities", probabilities, logits);
+  expects(smallest > 0 && smallest <= largest && largest <= logits.extent(1), "restrict_to_pools: expected pools of 1 to ",
+          logits.extent(1), " experts, found ", smallest, " to ", largest);
+}
+
+template <class A>
 void check_expert_choice(Matrix<A const> scores, Index capacity, Matrix<ExpertId> ids) {
   expect_extents("expert_choice", "ids", ids, scores.extent(0), ids.extent(1));
   expects(capacity >= 0 && capacity <= scores.extent(0), "expert_choice: expected a capacity of 0 to ", scores.extent(0),

@@ -270,6 +270,7 @@ class Model {
       // Totals of the whole batch are complete before a pass differentiates.
       pass.adds_to_totals = !(keep && span_of(model.policies().statistics) == Span::whole_batch);
       input = model.upload(pass, session.packed);
+      pass.documents = input.sequences;
       input.kept = &session.kept;
       counted = session.packed.counted;
       if constexpr (Head::classifies) {

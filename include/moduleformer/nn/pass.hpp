@@ -38,6 +38,7 @@ struct Pass {
   bool training = false;  // dropout and sampled slots are active
   bool losses = true;     // routers sum their statistics and make their losses
   PassNumbers const* numbers = nullptr;  // in backend memory
+  Vector<Sequence const> documents{};  // the sequences of a batch whose tokens are all here; none where some are in a cache
   std::span<RouterTotals const> totals{};  // of each router over the step's passes; none: not kept
   bool adds_to_totals = false;             // this pass is a part of them
   Index most_keys = 0;  // of a sequence, a bound; 0: none is known

@@ -1,12 +1,14 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 // From a router's logits (N,E) to the experts of each token and their gates:
-//   probs = softmax(logits) over all E;  experts = selection(logits, probs);  gates = gating(logits, probs, experts)
+//   the selection may exclude experts: their logits become -infinity;  probs = softmax(logits) over all E;  experts = selection(logits, probs);  gates = gating(logits, probs, experts)
 // The selection (routing/selection.hpp) and the gates (routing/gating.hpp) are policies. As published: the K largest
 // logits, gated by their probabilities.
 
 #include <moduleformer/core/dynamic_policy.hpp>
 #include <moduleformer/nn/pass.hpp>
+
+#include <type_traits>
 
 namespace moduleformer {
 
@@ -24,7 +26,9 @@ struct Choice {
 /// draws random numbers.
 template <class Selection, class Gating, Backend B, class P, class A = typename B::Accumulator>
 Choice<A> choose(Pass<B>& pass, Selection const& selection, Gating const& gating, P const& p, Index k, Index slots, RandomSite site,
-                 Matrix<A const> logits, Matrix<ExpertId const> given) {
+                 Matrix<std::type_identity_t<A>> mutable_logits, Matrix<ExpertId const> given) {
+  selection.restrict(pass, k, site, mutable_logits);
+  Matrix<A const> const logits = mutable_logits;
   Index const n = logits.extent(0), e = logits.extent(1);
   Choice<A> choice{pass.template allocate<A>(n, e), pass.template allocate<A>(n), pass.template allocate<ExpertId>(n, slots),
                    pass.template allocate<A>(n, slots)};

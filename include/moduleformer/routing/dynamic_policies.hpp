@@ -6,6 +6,7 @@
 
 #include <moduleformer/core/dynamic_policy.hpp>
 #include <moduleformer/routing/attention.hpp>
+#include <moduleformer/routing/document_pool.hpp>
 #include <moduleformer/routing/expert_choice.hpp>
 #include <moduleformer/routing/weighted_sum.hpp>
 
@@ -86,6 +87,14 @@ struct AnySelection : AnyOf<Selections...> {
   }
   [[nodiscard]] bool leaves_empty(bool training) const {
     return with_policy(*this, [&](auto const& selection) { return selection.leaves_empty(training); });
+  }
+
+  void check(Index top_k, Index experts) const {
+    with_policy(*this, [&](auto const& selection) { selection.check(top_k, experts); });
+  }
+  template <Backend B, class A = typename B::Accumulator>
+  void restrict(Pass<B>& pass, Index top_k, RandomSite site, Matrix<A> logits) const {
+    with_policy(*this, [&](auto const& selection) { selection.restrict(pass, top_k, site, logits); });
   }
 
   template <Backend B, class S = typename B::Scalar, class A = typename B::Accumulator>

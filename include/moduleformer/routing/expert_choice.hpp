@@ -6,16 +6,14 @@
 // same probabilities. So it serves comparisons, and a model trained with it is another one when it is used.
 
 #include <moduleformer/core/error.hpp>
-#include <moduleformer/core/policy.hpp>
-#include <moduleformer/nn/parameters.hpp>
-#include <moduleformer/nn/pass.hpp>
+#include <moduleformer/routing/selection.hpp>
 
 #include <algorithm>
 #include <cmath>
 
 namespace moduleformer {
 
-struct ExpertChoice {
+struct ExpertChoice : FixedSlots {
   using Role = role::Selection;
   static constexpr std::string_view name = "expert_choice";
   double capacity = 1;     // of each expert, in mean loads
@@ -30,7 +28,8 @@ struct ExpertChoice {
     visit("most_experts", self.most_experts);
   }
   template <class Views, class Visitor>
-  void visit_parameters(Index /*experts*/, Views&, Visitor&) const {
+  constexpr void visit_parameters(Index /*experts*/, Views&, Visitor&) const {}
+  void check(Index /*top_k*/, Index /*experts*/) const {
     expects(capacity > 0 && capacity < 1e6, "expert_choice: capacity: expected a positive number, found ", capacity);
     expects(most_experts >= 0, "expert_choice: most_experts: expected a number from 0, found ", most_experts);
   }

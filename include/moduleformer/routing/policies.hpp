@@ -85,7 +85,7 @@ struct AnyCheckpointing {
 using dynamic_policies = Policies<
     AnyAttention<InclusiveAttention, InclusiveRemainderAttention, StrictAttention, StrictRemainderAttention>,
     AnyOf<GeluTanh, Gelu, Relu, Silu, Tanh>, AnyRouter<MlpRouter, MlpReluRouter, LinearRouter, GmmRouter>,
-    AnySelection<TopK, GumbelTopK, BiasedTopK, ExpertChoice>, AnyOf<SoftmaxGates, TopKSoftmaxGates, SigmoidGates, NormalisedSigmoidGates>,
+    AnySelection<TopK, GumbelTopK, BiasedTopK, ExpertChoice, DocumentPool>, AnyOf<SoftmaxGates, TopKSoftmaxGates, SigmoidGates, NormalisedSigmoidGates>,
     AnyRoutingLoss<MutualInformationLoss, LoadConcentrationLoss, SwitchLoss, ExactSwitchLoss, RouterZLoss, ImportanceLoss,
                    LoadLoss, NoRoutingLoss,
                    WeightedSum<MutualInformationLoss, LoadConcentrationLoss, SwitchLoss, RouterZLoss, ImportanceLoss,

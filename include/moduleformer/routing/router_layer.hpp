@@ -70,8 +70,11 @@ class RouterLayer {
     typename Policies::Selection::template Parameters<Access> selection;
   };
 
+  /// Throws Error for numbers of the selection that do not fit.
   constexpr RouterLayer(RouterExtents extents, Index top_k, Policies const& policies)
-      : extents_(extents), top_k_(top_k), policies_(&policies) {}
+      : extents_(extents), top_k_(top_k), policies_(&policies) {
+    policies.selection.check(top_k, extents.experts);
+  }
 
   template <class Views, class Visitor>
   constexpr void visit_parameters(Views& p, Visitor& visit) const {
@@ -96,8 +99,8 @@ class RouterLayer {
     Context context{};
     context.logits = pass.template allocate<A>(n, e);
     context.router = policies_->router.forward(pass, extents_, p.router, x, context.logits);
-    context.choice = choose(pass, policies_->selection, policies_->gating, p.selection, top_k_, k, sampling,
-                            Matrix<A const>(context.logits), given);
+    context.choice = choose(pass, policies_->selection, policies_->gating, p.selection, top_k_, k, sampling, context.logits,
+                            given);
 
     auto const chosen = context.choice.experts.reshape(n * k);
     auto const order = pass.template allocate<std::int32_t>(n * k);

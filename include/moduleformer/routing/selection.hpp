@@ -9,7 +9,8 @@
 //           b_e += rate * sign(mean count - count_e), counted over all its micro-batches: load is balanced without
 //           a loss (arXiv 2408.15664). b is a tensor of the model; where products read rounded copies, so does the choice
 // A selection has Parameters (often none), visit_parameters, select, and the number of a token's slots, which in training
-// may differ and of which some may stay empty (expert -1): slots, leaves_empty; FixedSlots has those of fixed K.
+// may differ and of which some may stay empty (expert -1): slots, leaves_empty; and check, restrict. FixedSlots is a base with
+// those of K experts for every token.
 
 #include <moduleformer/core/policy.hpp>
 #include <moduleformer/nn/parameters.hpp>
@@ -22,6 +23,11 @@ namespace moduleformer {
 struct FixedSlots {
   static constexpr Index slots(Index top_k, Index /*experts*/, bool /*training*/) { return top_k; }
   static constexpr bool leaves_empty(bool /*training*/) { return false; }
+  /// Throws Error for numbers of the policy that do not fit.
+  constexpr void check(Index /*top_k*/, Index /*experts*/) const {}
+  /// Excludes experts before anything is made of the logits.
+  template <class P, class M>
+  void restrict(P&, Index /*top_k*/, RandomSite, M) const {}
 };
 
 struct TopK : FixedSlots {

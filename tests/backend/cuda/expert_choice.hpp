@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: MIT
 #pragma once
-// Suite: expert choice against a plain sort, and slots without expert in the counting sort.
+// Suite: expert choice against a plain sort, slots without expert in the counting sort, and pools of experts for documents.
 
 #include "../expert_choice_cases.hpp"
 #include "support.hpp"
 
+#include <moduleformer/backend/cuda/document_pool.cuh>
 #include <moduleformer/backend/cuda/expert_choice.cuh>
 #include <moduleformer/backend/cuda/top_k.cuh>
 
@@ -68,6 +69,36 @@ BOOST_AUTO_TEST_CASE(empty_slots_stand_behind_all_experts) {
       BOOST_TEST(offsets == begins, boost::test_tools::per_element());
       for (std::size_t i = 0; i < expected.size(); ++i) BOOST_REQUIRE(found[i] == expected[i]);
     }
+}
+
+BOOST_AUTO_TEST_CASE(experts_outside_a_pool_are_excluded) {
+  for (Index const experts : {1, 5, 32, 100, 256, 300}) {
+    std::vector<Sequence> const documents{{0, 1, 0, 1}, {1, 0, 1, 0}, {1, 70, 1, 70}, {71, 9, 71, 9}};
+    Index const tokens = 80, smallest = (experts + 2) / 3, largest = experts;
+    auto probabilities = tied_scores(tokens * experts, 9), logits = tied_scores(tokens * experts, 10);
+    RandomKey const base{11, 12, 0}, key = base.at(13);
+    auto const found = in_all_orders<ChoiceBackend>([&](Device<ChoiceBackend>& device) {
+      auto const x = device.upload(logits, tokens, experts);
+      restrict_to_pools(device.backend(), device.upload(documents), smallest, largest,
+                        {device.upload(std::vector<RandomKey>{base}).data(), 13}, device.upload(probabilities, tokens, experts), x);
+      return device.download(x);
+    });
+    for (std::size_t d = 0; d < documents.size(); ++d) {
+      std::vector<double> sums(static_cast<std::size_t>(experts));
+      Index const begin = documents[d].query_begin, end = begin + documents[d].query_count;
+      for (Index i = begin * experts; i < end * experts; ++i)
+        sums[static_cast<std::size_t>(i % experts)] += static_cast<double>(probabilities[static_cast<std::size_t>(i)]);
+      std::vector<Index> order(static_cast<std::size_t>(experts));
+      std::iota(order.begin(), order.end(), 0);
+      std::stable_sort(order.begin(), order.end(), [&](Index a, Index b) { return sums[static_cast<std::size_t>(a)] > sums[static_cast<std::size_t>(b)]; });
+      auto const pool = smallest + static_cast<Index>((std::uint64_t{random_words(key, d)[0]} * static_cast<std::uint64_t>(largest - smallest + 1)) >> 32);
+      for (Index rank = 0; rank < experts; ++rank)
+        for (Index t = begin; t < end; ++t) {
+          auto const i = static_cast<std::size_t>(t * experts + order[static_cast<std::size_t>(rank)]);
+          BOOST_REQUIRE(found[i] == (rank < pool ? logits[i] : -std::numeric_limits<float>::infinity()));
+        }
+    }
+  }
 }
 
 BOOST_AUTO_TEST_CASE(mistakes_in_expert_choice_are_named) {

@@ -57,6 +57,8 @@
   prefix template void top_k<S>(Cpu<S>&, Matrix<S const>, Matrix<ExpertId>);                                           \
   prefix template void sampled_top_k<S>(Cpu<S>&, Matrix<S const>, Matrix<S const>, Index, RandomSource,                \
                                         Matrix<ExpertId>);                                                             \
+  prefix template void restrict_to_pools<S>(Cpu<S>&, Vector<Sequence const>, Index, Index, RandomSource,                \
+                                            Matrix<S const>, Matrix<S>);                                               \
   prefix template void expert_choice<S>(Cpu<S>&, Matrix<S const>, Index, Matrix<ExpertId>);                            \
   prefix template void sort_by_expert<S>(Cpu<S>&, Vector<ExpertId const>, Index, Vector<std::int32_t>, Vector<Index>,  \
                                          bool);                                                                        \

@@ -71,6 +71,8 @@
                                            RandomSource, Matrix<ExpertId>);                                            \
   prefix template void gather_columns<S, P>(CudaBackend<S, P>&, Matrix<float const>, Matrix<ExpertId const>,           \
                                             Matrix<float>);                                                            \
+  prefix template void restrict_to_pools<S, P>(CudaBackend<S, P>&, Vector<Sequence const>, Index, Index, RandomSource, \
+                                               Matrix<float const>, Matrix<float>);                                    \
   prefix template void expert_choice<S, P>(CudaBackend<S, P>&, Matrix<float const>, Index, Matrix<ExpertId>);          \
   prefix template void sort_by_expert<S, P>(CudaBackend<S, P>&, Vector<ExpertId const>, Index, Vector<std::int32_t>,   \
                                             Vector<Index>, bool);                                                      \

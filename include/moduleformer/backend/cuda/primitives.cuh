@@ -5,6 +5,7 @@
 #include <moduleformer/backend/backend.hpp>
 #include <moduleformer/backend/cuda/cross_entropy.cuh>
 #include <moduleformer/backend/cuda/cuda.cuh>
+#include <moduleformer/backend/cuda/document_pool.cuh>
 #include <moduleformer/backend/cuda/elementwise.cuh>
 #include <moduleformer/backend/cuda/embedding.cuh>
 #include <moduleformer/backend/cuda/expert_choice.cuh>
