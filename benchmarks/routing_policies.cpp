@@ -20,7 +20,7 @@ void run_cells(RoutingOptions const& o) {
   std::vector<Cell> missing;
   auto const all = cells(o);
   for (Cell const& cell : all)
-    if (!read_cell(o, cell)) missing.push_back(cell);
+    if (!read_result<CellResult>(o, cell.file(o))) missing.push_back(cell);
   fmt::print("{} cells of {} steps of {} tokens, {} of them done\n", all.size(), o.steps(), o.tokens_per_step(), all.size() - missing.size());
   double spent = 0;
   for (std::size_t i = 0; i < missing.size(); ++i) {
@@ -28,7 +28,7 @@ void run_cells(RoutingOptions const& o) {
     fmt::print("{} ({} to go{})\n", missing[i].name(), missing.size() - i, i == 0 ? "" : fmt::format(", about {:.0f} min", left / 60));
     std::fflush(stdout);
     double const begin = now();
-    write_cell(o, missing[i], CellRun(o, missing[i]).run());
+    write_result(o, missing[i].file(o), CellRun(o, missing[i]).run());
     spent += now() - begin;
   }
 }
@@ -47,18 +47,19 @@ void write_report(RoutingOptions const& o) {
   fmt::print("written: table.md, results.csv, results.json in {}\n", o.out.string());
 }
 
-/// Routers and experts of each policy under even load and under a trained model's.
-void print_speed(RoutingOptions o) {
-  o.domains.resize(std::max(o.domains.size(), std::size_t{3}));
-  fmt::print("Milliseconds of one block, forward and backward, {} tokens\n{:<16} {:>9}", o.tokens_per_step(), "policy", "routers");
-  for (Load const load : {Load::even, Load::skewed}) fmt::print(" {:>18} {:>20}", fmt::format("attention, {}", load_name(load)), fmt::format("feed-forward, {}", load_name(load)));
-  fmt::print("\n");
+/// What each policy costs: routers, and experts under even load and under a trained model's.
+void run_speed(RoutingOptions const& o) {
+  fmt::print("Milliseconds: of one block, forward and backward, and of a training step; {} tokens\n{:<16} {:>9}", o.tokens_per_step(),
+             "policy", "routers");
+  for (Load const load : {Load::even, Load::skewed})
+    fmt::print(" {:>18} {:>20}", fmt::format("attention, {}", load_name(load)), fmt::format("feed-forward, {}", load_name(load)));
+  fmt::print(" {:>9}\n", "step");
   for (auto const& name : o.policies) {
-    Routing routing;
-    find_variant(name).choose(routing);
-    auto const even = block_seconds(o, routing, Load::even, 9), skewed = block_seconds(o, routing, Load::skewed, 9);
-    fmt::print("{:<16} {:>9.3f} {:>18.2f} {:>20.2f} {:>18.2f} {:>20.2f}\n", name, 1e3 * even.routers, 1e3 * even.attention,
-               1e3 * even.feed_forward, 1e3 * skewed.attention, 1e3 * skewed.feed_forward);
+    Variant const& variant = find_variant(name);
+    SpeedResult const r = measure_speed(o, variant);
+    write_result(o, speed_file(o, variant), r);
+    fmt::print("{:<16} {:>9.3f} {:>18.2f} {:>20.2f} {:>18.2f} {:>20.2f} {:>9.1f}\n", name, 1e3 * r.even.routers, 1e3 * r.even.attention,
+               1e3 * r.even.feed_forward, 1e3 * r.skewed.attention, 1e3 * r.skewed.feed_forward, 1e3 * r.step);
   }
 }
 
@@ -67,8 +68,8 @@ void print_speed(RoutingOptions o) {
 int main(int argc, char** argv) try {
   RoutingOptions const o = parse_routing_options(argc, argv);
   if (o.list) return list_policies(), 0;
-  if (o.speed_only) return print_speed(o), 0;
   std::filesystem::create_directories(o.out);
+  if (o.speed_only) return run_speed(o), 0;
   if (!o.report_only) run_cells(o);
   write_report(o);
 } catch (std::exception const& error) {

@@ -40,9 +40,6 @@ struct CellResult {
   std::uint64_t seed = 0;
   std::vector<double> domain_bits{};  // held-out bits per byte of each domain
   KindResult attention{}, feed_forward{};
-  double tokens_per_second = 0;       // of training
-  double router_seconds = 0;          // of a step: routers, forward and backward
-  double expert_seconds = 0;          // of a step: attention and feed-forward without them
   double task_gradient = 0;           // norm of the cross-entropy's gradient, after training
   double routing_gradient = 0;        // norm of the weighted routing losses' gradient
   std::vector<Moment> moments{};
@@ -56,8 +53,8 @@ struct CellResult {
 
 NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(KindResult, effective, busiest, dead, mutual_information, domain_information, dropped_gate)
 NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(Moment, tokens, bits_per_byte, effective_attention, effective_feed_forward)
-NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(CellResult, policy, seed, domain_bits, attention, feed_forward, tokens_per_second, router_seconds,
-                                   expert_seconds, task_gradient, routing_gradient, moments)
+NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(CellResult, policy, seed, domain_bits, attention, feed_forward, task_gradient, routing_gradient,
+                                   moments)
 
 struct Cell {
   Variant const* variant = nullptr;
@@ -71,19 +68,22 @@ struct Cell {
 /// What a result must say to count: the commit and the settings that it was made with.
 inline std::string identity(RoutingOptions const& o) { return std::string(MODULEFORMER_COMMIT) + "; " + o.settings(); }
 
-inline void write_cell(RoutingOptions const& o, Cell const& cell, CellResult const& result) {
+/// A result's file, whole or not there.
+template <class Result>
+void write_result(RoutingOptions const& o, std::filesystem::path const& file, Result const& result) {
   nlohmann::json const json{{"identity", identity(o)}, {"result", result}};
-  auto const part = cell.file(o).string() + ".part";
+  auto const part = file.string() + ".part";
   mf::write_file(part, json.dump(1) + "\n");
-  std::filesystem::rename(part, cell.file(o));
+  std::filesystem::rename(part, file);
 }
 
-/// The cell's result, if it is there, whole, and of the same commit and settings.
-inline std::optional<CellResult> read_cell(RoutingOptions const& o, Cell const& cell) {
-  std::ifstream stream(cell.file(o));
+/// The result, if it is there, whole, and of the same commit and settings.
+template <class Result>
+std::optional<Result> read_result(RoutingOptions const& o, std::filesystem::path const& file) {
+  std::ifstream stream(file);
   auto const json = nlohmann::json::parse(stream, nullptr, false);
   if (!json.is_object() || json.value("identity", "") != identity(o)) return {};
-  return json.at("result").get<CellResult>();
+  return json.at("result").get<Result>();
 }
 
 /// Cells in the order in which they run: one seed of every policy, then the next.

@@ -4,9 +4,10 @@
 // to the first policy is taken seed by seed (same text in the same order), so most of the seeds' spread cancels in it.
 
 #include "routing/cell.hpp"
+#include "routing/speed.hpp"
 
 #include <cmath>
-#include <map>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -31,6 +32,7 @@ inline Mean mean_of(std::span<double const> values) {
 struct PolicyResults {
   Variant const* variant = nullptr;
   std::vector<CellResult> seeds{};
+  std::optional<SpeedResult> speed{};
 
   template <class Get>
   [[nodiscard]] Mean mean(Get const& get) const {
@@ -69,9 +71,20 @@ inline constexpr Column columns[] = {
     {"I(e;domain), feed-forward", "nats", 3, [](CellResult const& r) { return r.feed_forward.domain_information; }},
     {"dropped gate, feed-forward", "probability", 3, [](CellResult const& r) { return r.feed_forward.dropped_gate; }},
     {"routing gradient", "of the task's norm", 4, [](CellResult const& r) { return r.routing_gradient / r.task_gradient; }},
-    {"routers", "ms a step", 2, [](CellResult const& r) { return 1e3 * r.router_seconds; }},
-    {"experts", "ms a step", 1, [](CellResult const& r) { return 1e3 * r.expert_seconds; }},
-    {"speed", "tokens/s", 0, [](CellResult const& r) { return r.tokens_per_second; }},
+};
+
+/// A column of the policy's cost.
+struct SpeedColumn {
+  char const* name;
+  int digits;
+  double (*get)(SpeedResult const&);
+};
+inline constexpr SpeedColumn speed_columns[] = {
+    {"tokens/s", 0, [](SpeedResult const& r) { return r.tokens_per_second(); }},
+    {"routers, % of a step", 1, [](SpeedResult const& r) { return 100 * r.router_seconds() / r.step; }},
+    {"experts, % of a step", 1, [](SpeedResult const& r) { return 100 * r.expert_seconds() / r.step; }},
+    {"experts, skewed load / even", 2,
+     [](SpeedResult const& r) { return (r.skewed.attention + r.skewed.feed_forward) / (r.even.attention + r.even.feed_forward); }},
 };
 
 /// All finished cells, by policy.
@@ -80,7 +93,8 @@ inline std::vector<PolicyResults> collect(RoutingOptions const& o) {
   for (auto const& name : o.policies) {
     PolicyResults policy{&find_variant(name)};
     for (auto const seed : o.seeds)
-      if (auto result = read_cell(o, {policy.variant, seed})) policy.seeds.push_back(std::move(*result));
+      if (auto result = read_result<CellResult>(o, Cell{policy.variant, seed}.file(o))) policy.seeds.push_back(std::move(*result));
+    policy.speed = read_result<SpeedResult>(o, speed_file(o, *policy.variant));
     if (!policy.seeds.empty()) all.push_back(std::move(policy));
   }
   return all;
@@ -97,12 +111,14 @@ inline std::vector<std::vector<std::string>> table_cells(std::vector<PolicyResul
     rows[0].emplace_back(c.name);
     if (&c == columns) rows[0].push_back(fmt::format("less {}", all.front().variant->name));
   }
+  for (SpeedColumn const& c : speed_columns) rows[0].emplace_back(c.name);
   for (PolicyResults const& p : all) {
     auto& row = rows.emplace_back(std::vector<std::string>{std::string(p.variant->name), std::to_string(p.seeds.size())});
     for (Column const& c : columns) {
       row.push_back(with_deviation(p.mean(c.get), c.digits, p.seeds.size()));
       if (&c == columns) row.push_back(with_deviation(p.difference(all.front()), c.digits, p.seeds.size()));
     }
+    for (SpeedColumn const& c : speed_columns) row.push_back(p.speed ? fmt::format("{:.{}f}", c.get(*p.speed), c.digits) : "");
   }
   return rows;
 }

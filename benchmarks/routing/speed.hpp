@@ -2,12 +2,14 @@
 #pragma once
 // Seconds of the layers of one block alone, forward and backward, in training: each router by its own choice, and what the
 // experts take under given routes, even ones or those of a trained model's skew (of 32 experts about ten are effective, the
-// busiest has some seven times its share, as measured of MoLM). Random tokens and weights.
+// busiest has some seven times its share, as measured of MoLM); and of a whole training step. Random tokens and weights.
+// Times are worth something on a quiet machine only, so they are made apart from the cells.
 
-#include "routing/options.hpp"
+#include "routing/cell.hpp"
 #include "support.hpp"
 
 #include <moduleformer/nn/parameter_storage.hpp>
+#include <moduleformer/training/trainer.hpp>
 
 #include <cmath>
 #include <functional>
@@ -94,6 +96,22 @@ struct BlockSeconds {
   double feed_forward = 0;
 };
 
+/// What a policy costs.
+struct SpeedResult {
+  std::string policy;
+  BlockSeconds even, skewed;
+  double step = 0;             // seconds of a training step of the whole model
+  double layers = 0;
+  double tokens = 0;           // of a step
+  [[nodiscard]] double tokens_per_second() const { return tokens / step; }
+  /// Of a step, in routers and in what they serve.
+  [[nodiscard]] double router_seconds() const { return layers * even.routers; }
+  [[nodiscard]] double expert_seconds() const { return layers * (even.attention + even.feed_forward); }
+};
+
+NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(BlockSeconds, routers, attention, feed_forward)
+NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(SpeedResult, policy, even, skewed, step, layers, tokens)
+
 inline BlockSeconds block_seconds(RoutingOptions const& o, Routing const& routing, Load load, Index repeats) {
   using Backend = mf::Cpu<float>;
   using Policies = mf::dynamic_policies;
@@ -136,6 +154,28 @@ inline BlockSeconds block_seconds(RoutingOptions const& o, Routing const& routin
             l.backward(pass, p, g, context, x, dout, dx, dx_slots);
           });
   return result;
+}
+
+/// Of training steps of the whole model on random bytes.
+inline double step_seconds(RoutingOptions const& o, Routing const& routing, Index repeats) {
+  Model model = Model::random(1, o.config(), routing.settings, routing.policies);
+  mf::Trainer trainer{model, mf::AdamW{.learning_rate = 1e-6}, mf::Constant{}, {.threads = o.threads}};
+  mf::Batch batch{.rows = o.tokens_per_step() / o.window, .tokens = o.window};
+  for (Index i = 0; i < o.tokens_per_step(); ++i)
+    batch.ids.push_back(static_cast<mf::TokenId>(mf::random_words({17, 0, 0}, static_cast<std::uint64_t>(i))[0] % 256));
+  batch.targets = batch.ids;
+  return median_seconds(repeats, [&] { trainer.step(batch); });
+}
+
+inline SpeedResult measure_speed(RoutingOptions const& o, Variant const& variant) {
+  Routing routing;
+  variant.choose(routing);
+  return {std::string(variant.name),        block_seconds(o, routing, Load::even, 9),   block_seconds(o, routing, Load::skewed, 9),
+          step_seconds(o, routing, 9), static_cast<double>(o.layers), static_cast<double>(o.tokens_per_step())};
+}
+
+inline std::filesystem::path speed_file(RoutingOptions const& o, Variant const& variant) {
+  return o.out / fmt::format("{}.speed.json", variant.name);
 }
 
 }  // namespace bench

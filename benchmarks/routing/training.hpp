@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 // Trains and measures one cell. What a stopped run needs lies in a folder beside the results, saved every so many seconds: weights,
-// the trainer's state, the seconds spent and the moments measured, so a resumed cell ends as an uninterrupted one.
+// the trainer's state and the moments measured, so a resumed cell ends as an uninterrupted one.
 
 #include "routing/cell.hpp"
 #include "routing/routers.hpp"
-#include "routing/speed.hpp"
 #include "routing/texts.hpp"
+#include "support.hpp"
 
 #include <moduleformer/io/checkpoint.hpp>
 #include <moduleformer/training/schedule.hpp>
@@ -22,13 +22,11 @@ namespace bench {
 struct CellState {
   static constexpr std::string_view file_stem = "cell";
   std::string identity{};
-  double seconds = 0;   // of training
   std::string moments = "[]";
 
   template <class Self, class Visitor>
   static void visit(Self& self, Visitor&& visit) {
     visit("identity", self.identity);
-    visit("seconds", self.seconds);
     visit("moments", self.moments);
   }
 };
@@ -49,9 +47,7 @@ class CellRun {
     mf::Batch batch;
     while (trainer.steps() < o_.steps()) {
       texts_.read(trainer.steps(), batch);
-      double const begin = now();
       trainer.step(batch);
-      state_.seconds += now() - begin;
       Index const every = std::max(Index{1}, o_.steps() / 20);
       if (trainer.steps() % every == 0) moments.push_back(moment(model, trainer.steps() * o_.tokens_per_step()));
       if (now() - saved < o_.save_every || trainer.steps() == o_.steps()) continue;
@@ -61,7 +57,6 @@ class CellRun {
     }
     CellResult result = measure(model);
     result.moments = std::move(moments);
-    result.tokens_per_second = static_cast<double>(o_.steps() * o_.tokens_per_step()) / state_.seconds;
     std::filesystem::remove_all(folder);
     return result;
   }
@@ -122,9 +117,6 @@ class CellRun {
     result.task_gradient = gradient_norm(model, {.auxiliary = 0});
     // The cross-entropy divided by a huge number leaves the routing losses alone.
     result.routing_gradient = gradient_norm(model, {.counted = 1e30});
-    BlockSeconds const block = block_seconds(o_, routing_, Load::even, 5);
-    result.router_seconds = static_cast<double>(o_.layers) * block.routers;
-    result.expert_seconds = static_cast<double>(o_.layers) * (block.attention + block.feed_forward);
     return result;
   }
 
