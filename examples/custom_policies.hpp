@@ -50,7 +50,7 @@ struct BiasedRouter {
 };
 
 /// Experts in turn, whatever a token's logits: slot s of token t goes to expert (t K + s) mod E.
-struct InTurn {
+struct InTurn : mf::FixedSlots {
   using Role = mf::role::Selection;
   static constexpr std::string_view name = "in_turn";
 
@@ -70,7 +70,7 @@ struct InTurn {
 
   /// Sets experts (N,K), different ones for a token.
   template <mf::Backend B, class S = typename B::Scalar, class A = typename B::Accumulator>
-  void select(mf::Pass<B>& pass, Parameters<mf::Values<S>> const&, mf::RandomSite, mf::Matrix<A const> logits,
+  void select(mf::Pass<B>& pass, mf::Index, Parameters<mf::Values<S>> const&, mf::RandomSite, mf::Matrix<A const> logits,
               mf::Matrix<A const>, mf::Matrix<mf::ExpertId> experts) const {
     invoke(pass.backend, Deal{experts, logits.extent(1)});
   }

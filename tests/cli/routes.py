@@ -81,8 +81,8 @@ class Routes(support.ProgramTest):
         self.refuse(1, "expected the same batches, at least one", "routes", "compare", "routes.safetensors", "short.safetensors")
         self.train("wide", 2, "--no-eval", "--ffn-experts", 6)
         self.record("wide", "wide.safetensors")
-        different = ("of another model: it has router 'transformer.h.0.mlpf.gate' with 6 experts, top 2, expected router "
-                     "'transformer.h.0.mlpf.gate' with 4 experts, top 2")
+        different = ("of another model: it has router 'transformer.h.0.mlpf.gate' with 6 experts, 2 slots, expected router "
+                     "'transformer.h.0.mlpf.gate' with 4 experts, 2 slots")
         self.refuse(1, different, *replay, "wide.safetensors")
         self.refuse(1, different, "routes", "compare", "wide.safetensors", "routes.safetensors")
 
@@ -96,7 +96,7 @@ class Routes(support.ProgramTest):
         size, = struct.unpack_from("<Q", good)
         begin = 8 + size + json.loads(good[8:8 + size])["transformer.h.1.mlpf.gate.experts"]["data_offsets"][0]
         file.write_bytes(good[:begin + 10] + b"\x04" + good[begin + 11:])
-        self.refuse(1, "router 'transformer.h.1.mlpf.gate' with 4 experts, top 2, batch 0, token 5: expected different experts from 0 to 3, "
+        self.refuse(1, "router 'transformer.h.1.mlpf.gate' with 4 experts, 2 slots, batch 0, token 5: expected different experts from 0 to 3, "
                     "or -1, found 4", "eval", "--model", "model", "--data", self.text, "--replay", file)
 
     def test_usage(self):

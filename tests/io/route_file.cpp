@@ -168,10 +168,10 @@ BOOST_AUTO_TEST_CASE(damaged_files) {
     auto routers = e.routers();
     routers[0]["experts"] = 3;
     e.set_routers(routers);
-    e.expect_refusal("router 'transformer.h.10.mlpf.gate' with 3 experts, top 3, batch 0, token 0: expected different experts from 0 to 2, or -1, found 254");
+    e.expect_refusal("router 'transformer.h.10.mlpf.gate' with 3 experts, 3 slots, batch 0, token 0: expected different experts from 0 to 2, or -1, found 254");
     routers[0]["experts"] = 2;
     e.set_routers(routers);
-    e.expect_refusal("expected top 1 to 2");
+    e.expect_refusal("expected 1 to 2 slots");
   }
 }
 
@@ -179,7 +179,7 @@ BOOST_AUTO_TEST_CASE(experts_and_batches_that_do_not_fit) {
   {
     Edited e;
     e.set("transformer.h.2.mlpf.gate.experts", 2 * 6 + 1, std::int32_t{256});
-    e.expect_refusal("router 'transformer.h.2.mlpf.gate' with 256 experts, top 2, batch 2, token 1: expected different experts from 0 to 255, or -1, found 256");
+    e.expect_refusal("router 'transformer.h.2.mlpf.gate' with 256 experts, 2 slots, batch 2, token 1: expected different experts from 0 to 255, or -1, found 256");
     e.set("transformer.h.2.mlpf.gate.experts", 2 * 6 + 1, std::int32_t{-2});
     e.expect_refusal("found -2");
     e.set("transformer.h.2.mlpf.gate.experts", 2 * 6 + 1, std::int32_t{255});  // as the first of that token

@@ -14,7 +14,7 @@ namespace {
 using Ids = std::vector<mf::ExpertId>;
 using Gates = std::vector<float>;
 
-/// One router of 5 experts, top 2; two batches, of one token and the others.
+/// One router of 5 experts, 2 slots; two batches, of one token and the others.
 mf::RouteRecord record(Ids experts, Gates gates) {
   auto const tokens = static_cast<mf::Index>(experts.size() / 2);
   mf::RouteRecord result{{{{"r", 5, 2}, std::move(experts), std::move(gates)}}, {{0, 1, 11}}};
@@ -101,7 +101,7 @@ BOOST_AUTO_TEST_CASE(records_that_cannot_be_compared) {
   expect(b, "batch 1 is of one text in the one, another in the other");
   b = a;
   b.routers[0].size.name = "s";
-  expect(b, "it has router 'r' with 5 experts, top 2, expected router 's' with 5 experts, top 2");
+  expect(b, "it has router 'r' with 5 experts, 2 slots, expected router 's' with 5 experts, 2 slots");
   b = a;
   b.routers.push_back(b.routers[0]);
   expect(b, "it has no further router, expected router 'r'");

@@ -10,6 +10,7 @@
 
 #include <boost/test/unit_test.hpp>
 
+#include <algorithm>
 #include <cstddef>
 #include <string>
 #include <utility>
@@ -23,6 +24,7 @@ class ReplayChecks {
   using A = typename B::Accumulator;
   using Keeping = CausalLM<tiny_shape, Policies<>, B>;
   using Balanced = CausalLM<tiny_shape, Policies<BiasedTopK, WholeBatchStatistics>, B>;
+  using ByExperts = CausalLM<tiny_shape, Policies<ExpertChoice, RecomputeBlocks>, B>;
   using Recomputing = CausalLM<tiny_shape, Policies<RecomputeBlocks>, B>;
 
   /// Rows, a single token, padded rows, packed sequences.
@@ -98,12 +100,25 @@ class ReplayChecks {
     }
     BOOST_TEST(same_bits(weights_own, train<Keeping>({}, nullptr)));
     BOOST_TEST(same_bits(weights_own, train<Keeping>({.record_steps = true}, &record, 2)));
-    auto const [weights_balanced, balanced] = train_and_record<Balanced>();  // whose routes change a bias
-    BOOST_TEST(same_bits(weights_balanced, train<Balanced>({.record_steps = true}, &balanced)));
+    check_training_of<Balanced>();  // whose routes change a bias
+    check_training_of<ByExperts>();
     RouteRecord other = record;
     for (RecordedRouter& router : other.routers)
       for (ExpertId& id : router.experts) id = static_cast<ExpertId>((id + 1) % router.size.experts);
     BOOST_TEST(!same_bits(weights_own, train<Keeping>({}, &other)));
+  }
+
+  /// With empty slots, which other selections do not take; and another number of them than in evaluation.
+  void check_empty_slots() const {
+    auto const [weights, record] = train_and_record<ByExperts>();
+    auto const& experts = record.routers[1].experts;
+    BOOST_TEST(record.routers[1].size.slots == 4);
+    BOOST_TEST(std::count(experts.begin(), experts.end(), empty_slot) > 0);
+    auto const model = ByExperts::random(7, settings());
+    Session<B> session{SessionOptions{.threads = 2}};
+    auto const found = complaint([&] { (void)model.logits(session, micro_batches(0)[0], {.replay = record.replay(0)}); });
+    BOOST_TEST(found.find("with 3 experts, 3 slots, expected router 'transformer.h.0.attn.q_proj.gate' with 3 experts, 2 slots") !=
+               std::string::npos, found);
   }
 
   void check_refusals() const {
@@ -133,7 +148,7 @@ class ReplayChecks {
 
     RouteRecord bad = record;
     bad.routers[1].experts[2 * 3] = 4;
-    expect(run(bad, 0, data[0]), "'transformer.h.0.mlpf.gate' with 4 experts, top 2, batch 0, token 3");
+    expect(run(bad, 0, data[0]), "'transformer.h.0.mlpf.gate' with 4 experts, 2 slots, batch 0, token 3");
     BOOST_TEST(run(bad, 2, data[2]) == "none");  // the others are as they were
     bad.routers[1].experts[2 * 3] = empty_slot;
     expect(run(bad, 0, data[0]), "has an empty slot");
@@ -144,12 +159,12 @@ class ReplayChecks {
     expect(run(bad, 0, data[0]), "batch 0: expected 18 tokens, found 17");
     bad = record;
     bad.routers[2].experts.resize(10);
-    expect(run(bad, 0, data[0]), "'transformer.h.1.attn.q_proj.gate' with 3 experts, top 2 does not hold batch 0");
+    expect(run(bad, 0, data[0]), "'transformer.h.1.attn.q_proj.gate' with 3 experts, 2 slots does not hold batch 0");
     bad = record;
     bad.routers[2].size.experts = 5;
     expect(run(bad, 0, data[0]),
-           "another model: it has router 'transformer.h.1.attn.q_proj.gate' with 5 experts, top 2, expected router "
-           "'transformer.h.1.attn.q_proj.gate' with 3 experts, top 2");
+           "another model: it has router 'transformer.h.1.attn.q_proj.gate' with 5 experts, 2 slots, expected router "
+           "'transformer.h.1.attn.q_proj.gate' with 3 experts, 2 slots");
     bad = record;
     bad.routers.pop_back();
     expect(run(bad, 0, data[0]), "it has no further router, expected router 'transformer.h.1.mlpf.gate'");
@@ -167,7 +182,7 @@ class ReplayChecks {
     model.forward(session, data[0], {.observation = &seen});
     expect(complaint([&] { onto.add(data[1], seen); }), "expected an observation of routing of 1 x 1 tokens");
     seen.routers[3].top_k = 1;
-    expect(complaint([&] { onto.add(data[0], seen); }), "expected router 'transformer.h.1.mlpf.gate' with 4 experts, top 1");
+    expect(complaint([&] { onto.add(data[0], seen); }), "expected router 'transformer.h.1.mlpf.gate' with 4 experts, 1 slots");
     BOOST_TEST(onto.size() == 4);
 
     Trainer trainer{model, AdamW{}, Constant{}, {.threads = 2}};
@@ -183,6 +198,12 @@ class ReplayChecks {
   static constexpr Index steps = 4;
 
   static Settings settings() { return {.aux_loss_weight = 0.02, .initializer_range = 0.4}; }
+
+  template <class Model>
+  static void check_training_of() {
+    auto const [weights, record] = train_and_record<Model>();
+    BOOST_TEST(same_bits(weights, train<Model>({.record_steps = true}, &record)));
+  }
 
   template <class Model>
   static std::vector<A> gradients(Model const& model, Batch const& batch, Replay replay) {

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 // A RouteRecord as a safetensors file. Metadata: "format" and "routers", a JSON array of {"name", "experts"} in the order of
-// the record. For each router <name>.experts (N,K), U8 with 255 for an empty slot or, from 256 experts on, I32 with -1; and
-// <name>.gates (N,K) F32. For each of the batches `batches.tokens` and `batches.text` (its hash), I64.
+// the record. For each router <name>.experts (N,S), U8 with 255 for an empty slot or, from 256 experts on, I32 with -1; and
+// <name>.gates (N,S) F32. For each of the batches `batches.tokens` and `batches.text` (its hash), I64.
 
 #include <moduleformer/core/error.hpp>
 #include <moduleformer/io/file_commit.hpp>
@@ -79,8 +79,8 @@ inline RecordedRouter read_router(SafetensorsFile const& file, nlohmann::json co
   JsonObject object(described, file.path(), "routers.");
   RecordedRouter router{{.name = object.text("name"), .experts = object.integer("experts")}};
   StoredTensor const& stored = file.at(router.size.name + ".experts");
-  router.size.top_k = stored.shape.size() == 2 ? stored.shape[1] : 0;
-  std::vector<Index> const shape{tokens, router.size.top_k};
+  router.size.slots = stored.shape.size() == 2 ? stored.shape[1] : 0;
+  std::vector<Index> const shape{tokens, router.size.slots};
   router.experts = expect_tensor(file, stored.name, expert_type(router.size.experts), shape).read<ExpertId>();
   if (stored.data_type.type == StorageType::u8) std::ranges::replace(router.experts, ExpertId{empty_slot_byte}, empty_slot);
   router.gates = expect_tensor(file, router.size.name + ".gates", StorageType::f32, shape).read<float>();
@@ -96,7 +96,7 @@ inline void save_routes(RouteRecord const& record, std::filesystem::path const& 
   auto routers = nlohmann::json::array();
   for (RecordedRouter const& router : record.routers) {
     routers.push_back({{"name", router.size.name}, {"experts", router.size.experts}});
-    std::vector<Index> const shape{record.tokens(), router.size.top_k};
+    std::vector<Index> const shape{record.tokens(), router.size.slots};
     tensors.push_back(detail::output_experts(router, shape));
     tensors.push_back(output_tensor(router.size.name + ".gates", StorageType::f32, shape, router.gates.data()));
   }

@@ -5,60 +5,70 @@
 
 #include <moduleformer/core/error.hpp>
 #include <moduleformer/model/block.hpp>
-#include <moduleformer/model/config.hpp>
 #include <moduleformer/model/route_record.hpp>
 #include <moduleformer/nn/pass.hpp>
 
 #include <algorithm>
 #include <cstddef>
 #include <span>
+#include <string>
+#include <utility>
 #include <vector>
 
 namespace moduleformer {
 
 /// Throws Error naming layer and router unless these are routes for n packed tokens. Brings them to the host.
-template <Backend B>
-void check_routes(B& backend, Config const& config, std::span<BlockRoutes const> routes, Index n) {
-  expects(static_cast<Index>(routes.size()) == config.layers, "routes: expected one entry per layer, ", config.layers, ", found ",
-          routes.size());
-  auto check = [n, &backend](Matrix<ExpertId const> ids, Index k, Index e, Index layer, char const* what) {
-    expects(ids.extent(0) == n && ids.extent(1) == k, "routes of layer ", layer, ", ", what, ": expected ", n, " x ", k,
+template <Backend B, class BlockType>
+void check_routes(Pass<B>& pass, std::vector<BlockType> const& blocks, std::span<BlockRoutes const> routes, Index n) {
+  expects(routes.size() == blocks.size(), "routes: expected one entry per layer, ", blocks.size(), ", found ", routes.size());
+  auto check = [n, &pass](Matrix<ExpertId const> ids, auto const& router, std::size_t layer, char const* what) {
+    Index const slots = router.slots(pass.training), e = router.experts(), least = router.leaves_empty(pass.training) ? empty_slot : 0;
+    expects(ids.extent(0) == n && ids.extent(1) == slots, "routes of layer ", layer, ", ", what, ": expected ", n, " x ", slots,
             " experts, found ", ids.extent(0), " x ", ids.extent(1));
     std::vector<ExpertId> host(static_cast<std::size_t>(ids.size()));
-    to_host(backend, ids.reshape(ids.size()), host.data());
+    to_host(pass.backend, ids.reshape(ids.size()), host.data());
     for (ExpertId const id : host)
-      expects(id >= 0 && id < e, "routes of layer ", layer, ", ", what, ": expected experts from 0 to ", e - 1, ", found ", id);
+      expects(id >= least && id < e, "routes of layer ", layer, ", ", what, ": expected experts from ", least, " to ", e - 1,
+              ", found ", id);
   };
-  for (Index i = 0; i < config.layers; ++i) {
-    auto const& r = routes[static_cast<std::size_t>(i)];
-    check(r.attention, config.attention.top_k, config.attention.experts[i], i, "attention");
-    check(r.feed_forward, config.feed_forward.top_k, config.feed_forward.experts[i], i, "feed_forward");
+  for (std::size_t i = 0; i < blocks.size(); ++i) {
+    check(routes[i].attention, blocks[i].attention().router(), i, "attention");
+    check(routes[i].feed_forward, blocks[i].feed_forward().router(), i, "feed_forward");
   }
 }
 
 /// A recorded batch's routes for n packed tokens in the pass's memory, (L). Throws Error if they are of another model or
 /// text.
-template <Backend B>
-std::vector<BlockRoutes> upload_routes(Pass<B>& pass, Config const& config, Batch const& batch, Index n, Replay replay) {
+template <Backend B, class BlockType>
+std::vector<BlockRoutes> upload_routes(Pass<B>& pass, std::vector<BlockType> const& blocks, Batch const& batch, Index n, Replay replay) {
   RouteRecord const& record = *replay.record;
-  record.expect_model(config);
+  std::vector<RouterSize> sizes;
+  for (std::size_t i = 0; i < blocks.size(); ++i) {
+    auto const add = [&](std::string name, auto const& router) {
+      sizes.push_back({std::move(name), router.experts(), router.slots(pass.training)});
+    };
+    add(attention_router_name(static_cast<Index>(i)), blocks[i].attention().router());
+    add(feed_forward_router_name(static_cast<Index>(i)), blocks[i].feed_forward().router());
+  }
+  record.expect_routers(sizes);
   record.expect_text(replay.batch, batch);
   record.check_batch(replay.batch);
   auto const [first, tokens, text] = record.batches[static_cast<std::size_t>(replay.batch)];
   expects(tokens == n, "record of routes: batch ", replay.batch, ": expected ", n, " tokens, found ", tokens);
-  auto const upload = [&](RecordedRouter const& router) -> Matrix<ExpertId const> {
-    Index const k = router.size.top_k;
-    ExpertId const* const from = router.experts.data() + first * k;
-    expects(std::find(from, from + tokens * k, empty_slot) == from + tokens * k, "record of routes: router ", router.size.text(),
-            ", batch ", replay.batch, " has an empty slot, which this model's layers do not take");
-    Matrix<ExpertId> const experts = pass.template allocate<ExpertId>(tokens, k);
-    from_host(pass.backend, from, experts.reshape(tokens * k));
+  auto const upload = [&](RecordedRouter const& recorded, auto const& router) -> Matrix<ExpertId const> {
+    Index const slots = tokens * recorded.size.slots;
+    ExpertId const* const from = recorded.experts.data() + first * recorded.size.slots;
+    expects(router.leaves_empty(pass.training) || std::find(from, from + slots, empty_slot) == from + slots,
+            "record of routes: router ", recorded.size.text(), ", batch ", replay.batch,
+            " has an empty slot, which this model's layers do not take");
+    Matrix<ExpertId> const experts = pass.template allocate<ExpertId>(tokens, recorded.size.slots);
+    from_host(pass.backend, from, experts.reshape(slots));
     return experts;
   };
   std::vector<BlockRoutes> routes;
-  for (std::size_t r = 0; r < record.routers.size(); r += 2) {
-    auto const attention = upload(record.routers[r]);
-    routes.push_back({attention, upload(record.routers[r + 1])});
+  for (std::size_t i = 0; i < blocks.size(); ++i) {
+    auto const attention = upload(record.routers[2 * i], blocks[i].attention().router());
+    routes.push_back({attention, upload(record.routers[2 * i + 1], blocks[i].feed_forward().router())});
   }
   return routes;
 }

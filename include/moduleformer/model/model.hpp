@@ -285,10 +285,10 @@ class Model {
       }
       if (options.replay) {
         expects(options.routes.empty(), "forward: routes and replay are both given, expected one of them");
-        replayed = upload_routes(pass, model.config(), batch, session.packed.tokens(), options.replay);
+        replayed = upload_routes(pass, model.transformer().blocks(), batch, session.packed.tokens(), options.replay);
         input.routes = replayed.data();
       } else if (!options.routes.empty()) {
-        check_routes(pass.backend, model.config(), options.routes, session.packed.tokens());
+        check_routes(pass, model.transformer().blocks(), options.routes, session.packed.tokens());
         input.routes = options.routes.data();
       }
       if (keep && scale.counted == 0) check_counted(counted);

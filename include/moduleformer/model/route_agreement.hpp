@@ -3,7 +3,7 @@
 // How far two records of the same text agree, router by router: of two checkpoints, two devices, a model before and after
 // a change. With A_t and B_t the sets of experts that token t of N has in each, empty slots left out:
 //   same_set         share of tokens with A_t = B_t
-//   shared_slots     sum_t |A_t and B_t| / sum_t max(|A_t|, |B_t|), with K experts each: the share of slots chosen by both
+//   shared_slots     sum_t |A_t and B_t| / sum_t max(|A_t|, |B_t|): where no slot is empty, the share chosen by both
 //   same_first       share of tokens whose first slot has the same expert
 //   gate_difference  mean of |a_te - b_te| over the experts e in A_t or B_t, the gate of one that was not chosen being 0
 
@@ -28,7 +28,7 @@ struct RouteAgreement {
 
 /// For two routers of one size that saw the same tokens, at least one.
 inline RouteAgreement compare_routes(RecordedRouter const& a, RecordedRouter const& b) {
-  auto const k = static_cast<std::size_t>(a.size.top_k), slots = a.experts.size();
+  auto const k = static_cast<std::size_t>(a.size.slots), slots = a.experts.size();
   std::size_t same_set = 0, same_first = 0, shared = 0, fuller = 0, either = 0;
   double difference = 0;
   for (std::size_t first = 0; first < slots; first += k) {

@@ -30,11 +30,11 @@ inline constexpr ExpertId empty_slot = -1;
 struct RouterSize {
   std::string name;   // as in checkpoints
   Index experts = 0;  // E
-  Index top_k = 0;    // K
+  Index slots = 0;    // S, of each token: K, or as many as the selection has in training
 
   [[nodiscard]] std::string text() const {
     std::ostringstream out;
-    out << '\'' << name << "' with " << experts << " experts, top " << top_k;
+    out << '\'' << name << "' with " << experts << " experts, " << slots << " slots";
     return out.str();
   }
   friend bool operator==(RouterSize const&, RouterSize const&) = default;
@@ -43,8 +43,8 @@ struct RouterSize {
 /// What one router did with all N tokens of a record.
 struct RecordedRouter {
   RouterSize size;
-  std::vector<ExpertId> experts{};  // (N,K), from 0 to E-1 or empty_slot
-  std::vector<float> gates{};       // (N,K)
+  std::vector<ExpertId> experts{};  // (N,S), from 0 to E-1 or empty_slot
+  std::vector<float> gates{};       // (N,S)
 };
 
 struct RecordedBatch {
@@ -102,7 +102,7 @@ struct RouteRecord {
   void check_batch(Index i) const;
   /// Throws Error naming the first router that differs if the sizes are not the record's.
   void expect_routers(std::vector<RouterSize> const& found) const;
-  /// The same for those of a model of this config.
+  /// The same for those of a model of this config, not in training.
   void expect_model(Config const& config) const;
   /// Throws Error naming batch i if it was of another text.
   void expect_text(Index i, Batch const& batch) const {
@@ -154,10 +154,10 @@ inline void RouteRecord::check() const {
             first, ", found ", batch.tokens, " from ", batch.first);
   }
   for (auto const& [size, experts, gates] : routers) {
-    expects(size.top_k > 0 && size.top_k <= size.experts, "record of routes: router ", size.text(), ": expected top 1 to ",
-            size.experts);
-    expects(static_cast<Index>(experts.size()) == tokens() * size.top_k && gates.size() == experts.size(),
-            "record of routes: router ", size.text(), ": expected ", tokens() * size.top_k, " experts and gates, found ",
+    expects(size.slots > 0 && size.slots <= size.experts, "record of routes: router ", size.text(), ": expected 1 to ",
+            size.experts, " slots");
+    expects(static_cast<Index>(experts.size()) == tokens() * size.slots && gates.size() == experts.size(),
+            "record of routes: router ", size.text(), ": expected ", tokens() * size.slots, " experts and gates, found ",
             experts.size(), " and ", gates.size());
   }
   for (Index i = 0; i < size(); ++i) check_batch(i);
@@ -166,11 +166,11 @@ inline void RouteRecord::check() const {
 inline void RouteRecord::check_batch(Index i) const {
   auto const [first, tokens, text] = batches[static_cast<std::size_t>(i)];
   for (auto const& [size, experts, gates] : routers) {
-    expects(first >= 0 && tokens > 0 && static_cast<Index>(experts.size()) >= (first + tokens) * size.top_k,
+    expects(first >= 0 && tokens > 0 && static_cast<Index>(experts.size()) >= (first + tokens) * size.slots,
             "record of routes: router ", size.text(), " does not hold batch ", i, ", ", tokens, " tokens from number ", first);
-    auto const* token = experts.data() + first * size.top_k;
-    for (Index t = 0; t < tokens; ++t, token += size.top_k) {
-      for (Index s = 0; s < size.top_k; ++s) {
+    auto const* token = experts.data() + first * size.slots;
+    for (Index t = 0; t < tokens; ++t, token += size.slots) {
+      for (Index s = 0; s < size.slots; ++s) {
         ExpertId const id = token[s];
         bool const exists = id == empty_slot || (id >= 0 && id < size.experts);
         bool const again = id != empty_slot && std::find(token, token + s, id) != token + s;
