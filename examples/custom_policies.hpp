@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 #pragma once
-// One policy of each role of routing, in one's own file: a router, a selection, gates and a loss. docs/policies.md explains
-// them; custom_policy.cpp trains models with them.
+// One policy of each role of routing, in a file of one's own: a router, a selection, gates and a loss. docs/policies.md
+// explains them, custom_policy.cpp trains models with them.
 
 #include <moduleformer/core/platform.hpp>
 #include <moduleformer/routing/policies.hpp>
@@ -70,8 +70,8 @@ struct InTurn : mf::FixedSlots {
 
   /// Sets experts (N,K), different ones for a token.
   template <mf::Backend B, class S = typename B::Scalar, class A = typename B::Accumulator>
-  void select(mf::Pass<B>& pass, mf::Index, Parameters<mf::Values<S>> const&, mf::RandomSite, mf::Matrix<A const> logits,
-              mf::Matrix<A const>, mf::Matrix<mf::ExpertId> experts) const {
+  void select(mf::Pass<B>& pass, mf::Index, Parameters<mf::Values<S>> const&, mf::RandomSite,
+              mf::Matrix<A const> logits, mf::Matrix<A const>, mf::Matrix<mf::ExpertId> experts) const {
     invoke(pass.backend, Deal{experts, logits.extent(1)});
   }
 };
@@ -88,13 +88,13 @@ struct EvenGates {
     fill(pass.backend, gates, A(1) / static_cast<A>(choice.gates.extent(1)));
   }
 
-  /// Sets dlogits (N,E). These gates are constants: what remains is the routing loss's gradient through the probabilities.
+  /// Sets dlogits (N,E). The gates are constants; the routing loss has a gradient through the probabilities.
   template <mf::Backend B, class A = typename B::Accumulator>
   void backward(mf::Pass<B>& pass, mf::Choice<A> const& choice, mf::Matrix<A const> logits, mf::Matrix<A const>,
                 mf::RoutingGradient loss, mf::Matrix<A> dlogits) const {
     loss.gate_sum = {};
-    routing_backward(pass.backend, logits, choice.probabilities, choice.logsumexp, choice.experts, mf::Matrix<A const>{}, loss,
-                     dlogits);
+    routing_backward(pass.backend, logits, choice.probabilities, choice.logsumexp, choice.experts,
+                     mf::Matrix<A const>{}, loss, dlogits);
   }
 };
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
-// Policies of one's own (custom_policies.hpp) as template arguments of a model. Trains the published choices, a router and
-// a loss of one's own, and a model that does not route at all, for some steps on this source, and compares loss and
+// Policies of one's own (custom_policies.hpp) as template arguments of a model. Trains the published choices, a router
+// and a loss of one's own, and a model that does not route at all, for some steps on this source, and compares loss and
 // balance. Returns 1 if one did not learn.
 #include "custom_policies.hpp"
 

@@ -29,9 +29,10 @@ struct Eval {
     command.add_option("--model", model, "folder of the model")->required()->type_name("DIR");
     add_scored_text_options(command, text);
     auto* const held_out = command.get_option("--held-out");
-    held_out->description(held_out->get_description() + "; if below 1, a unigram and a\ntrigram model of the rest are scored too");
-    command.add_option("--replay", replay, "run the model on the experts of this record instead of its routers' choice; of the same\n"
-                                           "text, cut alike")
+    held_out->description(held_out->get_description() +
+                          "; if below 1, a unigram and a\ntrigram model of the rest are scored too");
+    command.add_option("--replay", replay, "run the model on the experts of this record instead of its routers' choice; of\n"
+                                           "the same text, cut alike")
         ->type_name("FILE.safetensors");
     command.add_option("--svg", svg, "draw the routers' use into this file")->type_name("FILE");
     add_device_options(command, device);

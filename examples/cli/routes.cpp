@@ -46,8 +46,8 @@ struct Routes {
     auto const loaded = find_device(device).load(model, false);
     mf::RouteRecord const routes = loaded->record_routes(text.read(*loaded, model), device.threads);
     mf::save_routes(routes, out);
-    fmt::print("{}: {} tokens in {} batches, {} routers, {} bytes\n", out, routes.tokens(), routes.size(), routes.routers.size(),
-               std::filesystem::file_size(out));
+    fmt::print("{}: {} tokens in {} batches, {} routers, {} bytes\n", out, routes.tokens(), routes.size(),
+               routes.routers.size(), std::filesystem::file_size(out));
     return success;
   }
 

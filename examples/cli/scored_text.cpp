@@ -15,12 +15,17 @@ void add_scored_text_options(CLI::App& command, ScoredText& text) {
       ->capture_default_str()
       ->check(CLI::Range(0.0, 1.0))
       ->type_name("NUMBER");
-  command.add_option("--window", text.window, "tokens of a window; every token is predicted once, from those before it in its window;\n"
-                                              "0: as in training, or 512")
+  command
+      .add_option("--window", text.window,
+                  "tokens of a window; every token is predicted once, from those before it in its window;\n"
+                  "0: as in training, or 512")
       ->capture_default_str()
       ->check(CLI::Range(std::int64_t{0}, std::int64_t{1} << 40))
       ->type_name("INTEGER");
-  command.add_option("--rows", text.rows, "windows at a time")->capture_default_str()->check(CLI::PositiveNumber)->type_name("INTEGER");
+  command.add_option("--rows", text.rows, "windows at a time")
+      ->capture_default_str()
+      ->check(CLI::PositiveNumber)
+      ->type_name("INTEGER");
 }
 
 std::vector<std::string> ScoredText::inputs() const {

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: MIT
 // Records of routes as files: every value comes back, ids in few bytes; a file that is not what it should be is refused
 // with a sentence, and a save that fails leaves the old file.
-#include <moduleformer/io/route_file.hpp>
-
 #include "io/support.hpp"
+
+#include <moduleformer/io/route_file.hpp>
 
 #include <boost/test/unit_test.hpp>
 #include <nlohmann/json.hpp>
@@ -37,8 +37,8 @@ mf::RecordedRouter router(std::string name, mf::Index experts, mf::Index top_k, 
 
 /// Three batches of 1, 4 and 2 tokens, routers with 1 to 2 bytes of id, empty slots, no order of names.
 mf::RouteRecord sample() {
-  mf::RouteRecord record{{router("transformer.h.10.mlpf.gate", 255, 3, 7), router("transformer.h.2.mlpf.gate", 256, 2, 7),
-                          router("a", 1, 1, 7)},
+  mf::RouteRecord record{{router("transformer.h.10.mlpf.gate", 255, 3, 7),
+                          router("transformer.h.2.mlpf.gate", 256, 2, 7), router("a", 1, 1, 7)},
                          {{0, 1, 0xfedcba9876543210u}, {1, 4, 0}, {5, 2, 7}}};
   record.routers[0].experts[4] = record.routers[1].experts[13] = mf::empty_slot;
   record.routers[1].gates[0] = std::numeric_limits<float>::denorm_min();
@@ -101,7 +101,9 @@ struct Edited {
   void set(std::string const& tensor, std::size_t i, T value) {
     std::memcpy(data.data() + header[tensor]["data_offsets"][0].get<std::size_t>() + i * sizeof(T), &value, sizeof(T));
   }
-  [[nodiscard]] nlohmann::json routers() const { return nlohmann::json::parse(header["__metadata__"]["routers"].get<std::string>()); }
+  [[nodiscard]] nlohmann::json routers() const {
+    return nlohmann::json::parse(header["__metadata__"]["routers"].get<std::string>());
+  }
   void set_routers(nlohmann::json const& routers) { header["__metadata__"]["routers"] = routers.dump(); }
 };
 
@@ -168,7 +170,9 @@ BOOST_AUTO_TEST_CASE(damaged_files) {
     auto routers = e.routers();
     routers[0]["experts"] = 3;
     e.set_routers(routers);
-    e.expect_refusal("router 'transformer.h.10.mlpf.gate' with 3 experts, 3 slots, batch 0, token 0: expected different experts from 0 to 2, or -1, found 254");
+    e.expect_refusal(
+        "router 'transformer.h.10.mlpf.gate' with 3 experts, 3 slots, batch 0, token 0: expected different experts "
+        "from 0 to 2, or -1, found 254");
     routers[0]["experts"] = 2;
     e.set_routers(routers);
     e.expect_refusal("expected 1 to 2 slots");
@@ -179,7 +183,9 @@ BOOST_AUTO_TEST_CASE(experts_and_batches_that_do_not_fit) {
   {
     Edited e;
     e.set("transformer.h.2.mlpf.gate.experts", 2 * 6 + 1, std::int32_t{256});
-    e.expect_refusal("router 'transformer.h.2.mlpf.gate' with 256 experts, 2 slots, batch 2, token 1: expected different experts from 0 to 255, or -1, found 256");
+    e.expect_refusal(
+        "router 'transformer.h.2.mlpf.gate' with 256 experts, 2 slots, batch 2, token 1: expected different experts "
+        "from 0 to 255, or -1, found 256");
     e.set("transformer.h.2.mlpf.gate.experts", 2 * 6 + 1, std::int32_t{-2});
     e.expect_refusal("found -2");
     e.set("transformer.h.2.mlpf.gate.experts", 2 * 6 + 1, std::int32_t{255});  // as the first of that token
@@ -189,7 +195,8 @@ BOOST_AUTO_TEST_CASE(experts_and_batches_that_do_not_fit) {
     Edited e;
     e.set("batches.tokens", 1, std::int64_t{5});
     e.expect_refusal("expected shape (8, 3), found (7, 3)");
-    for (std::int64_t const n : {std::int64_t{0}, std::int64_t{-4}, std::int64_t{1} << 31, std::numeric_limits<std::int64_t>::max()}) {
+    for (std::int64_t const n :
+         {std::int64_t{0}, std::int64_t{-4}, std::int64_t{1} << 31, std::numeric_limits<std::int64_t>::max()}) {
       e.set("batches.tokens", 1, n);
       e.expect_refusal("batch 1: expected 1 to 2147483647 tokens, found " + std::to_string(n));
     }
@@ -224,7 +231,8 @@ BOOST_AUTO_TEST_CASE(saving_replaces_the_file_or_nothing) {
   expect(complaint<mf::Error>([&] { mf::save_routes(bad, file); }), "expected 7 experts and gates, found 7 and 6");
   bad = sample();
   bad.batches[2].first = 4;
-  expect(complaint<mf::Error>([&] { mf::save_routes(bad, file); }), "batch 2: expected at least one token, from number 5");
+  expect(complaint<mf::Error>([&] { mf::save_routes(bad, file); }),
+         "batch 2: expected at least one token, from number 5");
   bad = sample();
   bad.routers[1].size.name = bad.routers[0].size.name;
   expect(complaint<mf::Error>([&] { mf::save_routes(bad, file); }), "is taken");
@@ -233,11 +241,14 @@ BOOST_AUTO_TEST_CASE(saving_replaces_the_file_or_nothing) {
   expect(complaint<mf::Error>([&] { mf::save_routes(bad, file); }), "not UTF-8");
   expect(complaint<mf::Error>([&] { mf::save_routes({}, file); }), "at least one batch");
   BOOST_TEST(read_text(file) == before);
-  expect(complaint<mf::Error>([&] { mf::save_routes(sample(), folder.path()); }), "expected a file, found something else");
-  expect(complaint<mf::Error>([&] { mf::save_routes(sample(), "/dev/full"); }), "expected a file, found something else");
+  expect(complaint<mf::Error>([&] { mf::save_routes(sample(), folder.path()); }),
+         "expected a file, found something else");
+  expect(complaint<mf::Error>([&] { mf::save_routes(sample(), "/dev/full"); }),
+         "expected a file, found something else");
   expect(complaint<mf::Error>([&] { mf::save_routes(sample(), folder / "absent/r"); }), "absent");
   expect(complaint<mf::Error>([&] { mf::save_routes(sample(), ""); }), "expected a file's name");
-  BOOST_TEST(std::distance(fs::directory_iterator(folder.path()), fs::directory_iterator{}) == 1);  // nothing temporary stays
+  // Nothing temporary stays.
+  BOOST_TEST(std::distance(fs::directory_iterator(folder.path()), fs::directory_iterator{}) == 1);
 
   fs::create_symlink("r.safetensors", folder / "link");
   mf::save_routes(sample(), folder / "link");

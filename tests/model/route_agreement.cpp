@@ -63,7 +63,8 @@ BOOST_AUTO_TEST_CASE(every_figure_by_hand) {
   BOOST_TEST(seen.shared_slots == 3.0 / 6, boost::test_tools::tolerance(exact));
   BOOST_TEST(seen.same_first == 2.0 / 3, boost::test_tools::tolerance(exact));
   // Of experts 3 1 | 0 4 2 | 2 0 1 4.
-  BOOST_TEST(seen.gate_difference == (0 + 0.25 + 0.25 + 0.25 + 0.125 + 0.5 + 0.25 + 0.75 + 0.125) / 9, boost::test_tools::tolerance(exact));
+  BOOST_TEST(seen.gate_difference == (0 + 0.25 + 0.25 + 0.25 + 0.125 + 0.5 + 0.25 + 0.75 + 0.125) / 9,
+             boost::test_tools::tolerance(exact));
   auto const back = mf::compare_routes(b, a)[0];
   BOOST_TEST(back.same_set == seen.same_set);
   BOOST_TEST(back.shared_slots == seen.shared_slots);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
-// The policies that docs/policies.md builds: numeric gradients of whole models with them, what they choose, and the same
-// on the CUDA backend, emulated.
+// The policies that docs/policies.md builds: numeric gradients of whole models with them, what they choose, and the
+// same on the CUDA backend, emulated.
 #include <moduleformer/backend/cuda_emulated.cuh>
 
 #include "../examples/custom_policies.hpp"
@@ -22,11 +22,13 @@ constexpr mf::Shape shape{.vocab_size = 13, .hidden_size = 10, .layers = 2, .rou
                           .feed_forward = {.experts = 5, .top_k = 2, .hidden_size = 7}};
 
 using Sets = boost::mpl::list<mf::Policies<BiasedRouter, SquaredImbalance>, mf::Policies<InTurn>,
-                              mf::Policies<EvenGates, mf::ImportanceLoss>, mf::Policies<BiasedRouter, InTurn, EvenGates, SquaredImbalance>>;
+                              mf::Policies<EvenGates, mf::ImportanceLoss>,
+                              mf::Policies<BiasedRouter, InTurn, EvenGates, SquaredImbalance>>;
 
 mf::Batch batch() {
   mf::Batch result{.rows = 2, .tokens = 7};
-  for (std::uint64_t i = 0; i < 14; ++i) result.ids.push_back(static_cast<mf::TokenId>(mf::random_words({5, 0, 0}, i)[0] % 13));
+  for (std::uint64_t i = 0; i < 14; ++i)
+    result.ids.push_back(static_cast<mf::TokenId>(mf::random_words({5, 0, 0}, i)[0] % 13));
   result.labels = result.ids;
   return result;
 }
@@ -71,11 +73,13 @@ BOOST_AUTO_TEST_CASE(what_is_chosen) {
   (void)tested.logits(session, batch(), {.observation = &seen});
   for (auto const& router : seen.routers) {
     for (std::size_t slot = 0; slot < router.experts.size(); ++slot) {
-      BOOST_TEST(router.experts[slot] == static_cast<mf::ExpertId>(slot) % static_cast<mf::ExpertId>(router.expert_count));
+      BOOST_TEST(router.experts[slot] ==
+                 static_cast<mf::ExpertId>(slot) % static_cast<mf::ExpertId>(router.expert_count));
       BOOST_TEST(router.gates[slot] == 0.5);
     }
   }
-  auto const one = mf::CausalLM<shape, mf::Policies<SquaredImbalance>, mf::Cpu<double>>::random(3, {.initializer_range = 0});
+  auto const one =
+      mf::CausalLM<shape, mf::Policies<SquaredImbalance>, mf::Cpu<double>>::random(3, {.initializer_range = 0});
   mf::Session session_of_one{one};
   BOOST_TEST(std::abs(one.loss(session_of_one, batch()).auxiliary) < 1e-30);  // even use is no imbalance
 }

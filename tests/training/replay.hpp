@@ -31,7 +31,8 @@ class ReplayChecks {
   static std::vector<Batch> batches() {
     auto const ids = [](Index n, std::uint64_t seed) {
       std::vector<TokenId> result;
-      for (Index i = 0; i < n; ++i) result.push_back(static_cast<TokenId>(random_words({seed, 1, 1}, static_cast<std::uint64_t>(i))[0] % 256));
+      for (Index i = 0; i < n; ++i)
+        result.push_back(static_cast<TokenId>(random_words({seed, 1, 1}, static_cast<std::uint64_t>(i))[0] % 256));
       return result;
     };
     std::vector<Batch> all{{.rows = 2, .tokens = 9, .ids = ids(18, 1)},
@@ -52,7 +53,8 @@ class ReplayChecks {
     record.check();
     for (std::size_t i = 0; i < data.size(); ++i) {
       Replay const replay = record.replay(static_cast<Index>(i));
-      BOOST_TEST(same_bits(model.logits(session, data[i]).values, model.logits(session, data[i], {.replay = replay}).values));
+      BOOST_TEST(
+          same_bits(model.logits(session, data[i]).values, model.logits(session, data[i], {.replay = replay}).values));
       LossReport const own = model.loss(session, data[i]), replayed = model.loss(session, data[i], {.replay = replay});
       BOOST_TEST(own.total == replayed.total);
       BOOST_TEST(own.auxiliary == replayed.auxiliary);
@@ -78,7 +80,8 @@ class ReplayChecks {
     RouteRecord replayed;
     Observation<A> seen;
     for (std::size_t i = 0; i < data.size(); ++i) {
-      auto const logits = other.logits(session, data[i], {.observation = &seen, .replay = record.replay(static_cast<Index>(i))});
+      auto const logits =
+          other.logits(session, data[i], {.observation = &seen, .replay = record.replay(static_cast<Index>(i))});
       replayed.add(data[i], seen);
       if (i == 0) BOOST_TEST(!same_bits(logits.values, other.logits(session, data[i]).values));
     }
@@ -94,7 +97,8 @@ class ReplayChecks {
   void check_training() const {
     auto const [weights_own, record] = train_and_record<Keeping>();
     BOOST_TEST(record.size() == 2 * steps);
-    for (TrainerOptions const how : {TrainerOptions{}, {.record_steps = true}, {.record_steps = true, .late_reports = true}}) {
+    for (TrainerOptions const how :
+         {TrainerOptions{}, {.record_steps = true}, {.record_steps = true, .late_reports = true}}) {
       BOOST_TEST(same_bits(weights_own, train<Keeping>(how, &record)));
       BOOST_TEST(same_bits(weights_own, train<Recomputing>(how, &record)));
     }
@@ -116,9 +120,10 @@ class ReplayChecks {
     BOOST_TEST(std::count(experts.begin(), experts.end(), empty_slot) > 0);
     auto const model = ByExperts::random(7, settings());
     Session<B> session{SessionOptions{.threads = 2}};
-    auto const found = complaint([&] { (void)model.logits(session, micro_batches(0)[0], {.replay = record.replay(0)}); });
-    BOOST_TEST(found.find("with 3 experts, 3 slots, expected router 'transformer.h.0.attn.q_proj.gate' with 3 experts, 2 slots") !=
-               std::string::npos, found);
+    auto const found =
+        complaint([&] { (void)model.logits(session, micro_batches(0)[0], {.replay = record.replay(0)}); });
+    expect(found,
+           "with 3 experts, 3 slots, expected router 'transformer.h.0.attn.q_proj.gate' with 3 experts, 2 slots");
   }
 
   void check_refusals() const {
@@ -128,9 +133,6 @@ class ReplayChecks {
     RouteRecord const record = record_routes(model, session, data);
     auto const run = [&](RouteRecord const& from, Index i, Batch const& batch) {
       return complaint([&] { (void)model.logits(session, batch, {.replay = from.replay(i)}); });
-    };
-    auto const expect = [](std::string const& found, std::string const& message) {
-      BOOST_TEST(found.find(message) != std::string::npos, found << " does not say: " << message);
     };
     BOOST_TEST(run(record, 0, data[0]) == "none");
     expect(run(record, 4, data[0]), "expected a batch below 4, as many as it holds, found 4");
@@ -182,14 +184,16 @@ class ReplayChecks {
     model.forward(session, data[0], {.observation = &seen});
     expect(complaint([&] { onto.add(data[1], seen); }), "expected an observation of routing of 1 x 1 tokens");
     seen.routers[3].top_k = 1;
-    expect(complaint([&] { onto.add(data[0], seen); }), "expected router 'transformer.h.1.mlpf.gate' with 4 experts, 1 slots");
+    expect(complaint([&] { onto.add(data[0], seen); }),
+           "expected router 'transformer.h.1.mlpf.gate' with 4 experts, 1 slots");
     BOOST_TEST(onto.size() == 4);
 
     Trainer trainer{model, AdamW{}, Constant{}, {.threads = 2}};
     auto const before = weights(model);
     expect(complaint([&] { trainer.step(data[0], record.replay(2)); }), "batch 2");
     std::vector<Replay> const replays{record.replay(0)};
-    expect(complaint([&] { trainer.step(data, replays); }), "expected a replay for each of 4 micro-batches or none, found 1");
+    expect(complaint([&] { trainer.step(data, replays); }),
+           "expected a replay for each of 4 micro-batches or none, found 1");
     BOOST_TEST(same_bits(before, weights(model)));
     BOOST_TEST(trainer.step(data[0], record.replay(0)).step == 1);
   }
@@ -197,6 +201,9 @@ class ReplayChecks {
  private:
   static constexpr Index steps = 4;
 
+  static void expect(std::string const& found, std::string const& message) {
+    BOOST_TEST(found.find(message) != std::string::npos, found << " does not say: " << message);
+  }
   static Settings settings() { return {.aux_loss_weight = 0.02, .initializer_range = 0.4}; }
 
   template <class Model>
@@ -253,7 +260,8 @@ class ReplayChecks {
     Trainer trainer{model, AdamW{.learning_rate = 1e-2}, Constant{}, how};
     for (Index step = 0; step < steps; ++step) {
       std::vector<Replay> replays;
-      for (Index i = 0; record != nullptr && step < replayed && i < 2; ++i) replays.push_back(record->replay(2 * step + i));
+      for (Index i = 0; record != nullptr && step < replayed && i < 2; ++i)
+        replays.push_back(record->replay(2 * step + i));
       trainer.step(micro_batches(step), replays);
     }
     (void)trainer.finish();

@@ -26,7 +26,8 @@ class FileCommit {
     target_ = std::filesystem::weakly_canonical(std::filesystem::absolute(target, code), code);
     expects_no_error(code, "cannot resolve the file ", target);
     auto const status = std::filesystem::status(target_, code);
-    expects(!std::filesystem::exists(status) || std::filesystem::is_regular_file(status), target, ": expected a file, found something else");
+    expects(!std::filesystem::exists(status) || std::filesystem::is_regular_file(status), target,
+            ": expected a file, found something else");
     temporary_ = target_;
     temporary_ += ".tmp-" + std::to_string(current_process());
   }

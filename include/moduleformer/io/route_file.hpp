@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT
 #pragma once
-// A RouteRecord as a safetensors file. Metadata: "format" and "routers", a JSON array of {"name", "experts"} in the order of
-// the record. For each router <name>.experts (N,S), U8 with 255 for an empty slot or, from 256 experts on, I32 with -1; and
-// <name>.gates (N,S) F32. For each of the batches `batches.tokens` and `batches.text` (its hash), I64.
+// A RouteRecord as a safetensors file. Metadata: "format" and "routers", a JSON array of {"name", "experts"} in the
+// order of the record. For each router <name>.experts (N,S), U8 with 255 for an empty slot or, from 256 experts on, I32
+// with -1; and <name>.gates (N,S) F32. For each of the batches `batches.tokens` and `batches.text` (its hash), I64.
 
 #include <moduleformer/core/error.hpp>
 #include <moduleformer/io/file_commit.hpp>
@@ -25,7 +25,8 @@
 
 namespace moduleformer {
 
-/// Writes the file, replacing an older one as a whole. Throws Error, with the old file as it was; also for an empty record.
+/// Writes the file, replacing an older one as a whole. Throws Error, with the old file as it was; also for an empty
+/// record.
 void save_routes(RouteRecord const& record, std::filesystem::path const& file);
 
 /// Reads and checks the whole file. Throws FormatError naming file and tensor, router or batch.
@@ -37,12 +38,15 @@ inline constexpr std::string_view route_format = "moduleformer-routes-1";
 inline constexpr std::uint8_t empty_slot_byte = 255;
 
 /// The smallest type for ids below `experts` and one number more.
-constexpr StorageType expert_type(Index experts) { return experts <= empty_slot_byte ? StorageType::u8 : StorageType::i32; }
+constexpr StorageType expert_type(Index experts) {
+  return experts <= empty_slot_byte ? StorageType::u8 : StorageType::i32;
+}
 
 inline OutputTensor output_experts(RecordedRouter const& router, std::vector<Index> shape) {
   std::string name = router.size.name + ".experts";
   auto const* const ids = router.experts.data();
-  if (expert_type(router.size.experts) == StorageType::i32) return output_tensor(std::move(name), StorageType::i32, std::move(shape), ids);
+  if (expert_type(router.size.experts) == StorageType::i32)
+    return output_tensor(std::move(name), StorageType::i32, std::move(shape), ids);
   auto store = [ids](Index first, std::span<std::byte> bytes) {
     std::transform(ids + first, ids + first + static_cast<Index>(bytes.size()), bytes.begin(),
                    [](ExpertId id) { return static_cast<std::byte>(id == empty_slot ? empty_slot_byte : id); });
@@ -68,7 +72,8 @@ inline std::vector<RecordedBatch> read_batches(SafetensorsFile const& file) {
   Index first = 0;
   for (Index const n : expect_tensor(file, "batches.tokens", StorageType::i64, {tokens.size}).read<std::int64_t>()) {
     constexpr Index most = Index{1} << 31;  // tokens of a batch
-    if (n <= 0 || n >= most) fail<FormatError>(tokens.where(), ": batch ", batches.size(), ": expected 1 to ", most - 1, " tokens, found ", n);
+    if (n <= 0 || n >= most)
+      fail<FormatError>(tokens.where(), ": batch ", batches.size(), ": expected 1 to ", most - 1, " tokens, found ", n);
     batches.push_back({first, n, static_cast<std::uint64_t>(hashes[batches.size()])});
     first += n;
   }
@@ -82,7 +87,8 @@ inline RecordedRouter read_router(SafetensorsFile const& file, nlohmann::json co
   router.size.slots = stored.shape.size() == 2 ? stored.shape[1] : 0;
   std::vector<Index> const shape{tokens, router.size.slots};
   router.experts = expect_tensor(file, stored.name, expert_type(router.size.experts), shape).read<ExpertId>();
-  if (stored.data_type.type == StorageType::u8) std::ranges::replace(router.experts, ExpertId{empty_slot_byte}, empty_slot);
+  if (stored.data_type.type == StorageType::u8)
+    std::ranges::replace(router.experts, ExpertId{empty_slot_byte}, empty_slot);
   router.gates = expect_tensor(file, router.size.name + ".gates", StorageType::f32, shape).read<float>();
   return router;
 }
@@ -107,9 +113,11 @@ inline void save_routes(RouteRecord const& record, std::filesystem::path const& 
   }
   tensors.push_back(output_tensor("batches.tokens", StorageType::i64, {record.size()}, tokens.data()));
   tensors.push_back(output_tensor("batches.text", StorageType::i64, {record.size()}, text.data()));
-  std::string const described = routers.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);  // bad names: below
+  // A name that is not UTF-8 is refused when it is written as a tensor's.
+  std::string const described = routers.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
   FileCommit commit{file};
-  write_safetensors(commit.temporary(), tensors, {{"format", std::string(detail::route_format)}, {"routers", described}});
+  write_safetensors(commit.temporary(), tensors,
+                    {{"format", std::string(detail::route_format)}, {"routers", described}});
   commit.finish();
 }
 
@@ -119,12 +127,13 @@ inline RouteRecord load_routes(std::filesystem::path const& path) {
     fail<FormatError>(path, ": expected a record of routes, metadata key 'format' ", detail::route_format, ", found ",
                       quoted_name(file.metadata("format")));
   auto const routers = nlohmann::json::parse(file.metadata("routers"), nullptr, false);
-  if (!routers.is_array() || routers.empty()) fail<FormatError>(path, ": expected an array of routers as metadata key 'routers'");
+  if (!routers.is_array() || routers.empty())
+    fail<FormatError>(path, ": expected an array of routers as metadata key 'routers'");
   RouteRecord record{.batches = detail::read_batches(file)};
   for (auto const& described : routers) record.routers.push_back(detail::read_router(file, described, record.tokens()));
   if (file.tensors().size() != 2 * record.routers.size() + 2)
-    fail<FormatError>(path, ": expected ", 2 * record.routers.size() + 2, " tensors for ", record.routers.size(), " routers, found ",
-                      file.tensors().size());
+    fail<FormatError>(path, ": expected ", 2 * record.routers.size() + 2, " tensors for ", record.routers.size(),
+                      " routers, found ", file.tensors().size());
   try {
     record.check();
   } catch (Error const& error) {

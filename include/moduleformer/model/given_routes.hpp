@@ -20,16 +20,18 @@ namespace moduleformer {
 /// Throws Error naming layer and router unless these are routes for n packed tokens. Brings them to the host.
 template <Backend B, class BlockType>
 void check_routes(Pass<B>& pass, std::vector<BlockType> const& blocks, std::span<BlockRoutes const> routes, Index n) {
-  expects(routes.size() == blocks.size(), "routes: expected one entry per layer, ", blocks.size(), ", found ", routes.size());
+  expects(routes.size() == blocks.size(), "routes: expected one entry per layer, ", blocks.size(), ", found ",
+          routes.size());
   auto check = [n, &pass](Matrix<ExpertId const> ids, auto const& router, std::size_t layer, char const* what) {
-    Index const slots = router.slots(pass.training), e = router.experts(), least = router.leaves_empty(pass.training) ? empty_slot : 0;
-    expects(ids.extent(0) == n && ids.extent(1) == slots, "routes of layer ", layer, ", ", what, ": expected ", n, " x ", slots,
-            " experts, found ", ids.extent(0), " x ", ids.extent(1));
+    Index const slots = router.slots(pass.training), e = router.experts(),
+                least = router.leaves_empty(pass.training) ? empty_slot : 0;
+    expects(ids.extent(0) == n && ids.extent(1) == slots, "routes of layer ", layer, ", ", what, ": expected ", n,
+            " x ", slots, " experts, found ", ids.extent(0), " x ", ids.extent(1));
     std::vector<ExpertId> host(static_cast<std::size_t>(ids.size()));
     to_host(pass.backend, ids.reshape(ids.size()), host.data());
     for (ExpertId const id : host)
-      expects(id >= least && id < e, "routes of layer ", layer, ", ", what, ": expected experts from ", least, " to ", e - 1,
-              ", found ", id);
+      expects(id >= least && id < e, "routes of layer ", layer, ", ", what, ": expected experts from ", least, " to ",
+              e - 1, ", found ", id);
   };
   for (std::size_t i = 0; i < blocks.size(); ++i) {
     check(routes[i].attention, blocks[i].attention().router(), i, "attention");
@@ -37,10 +39,11 @@ void check_routes(Pass<B>& pass, std::vector<BlockType> const& blocks, std::span
   }
 }
 
-/// A recorded batch's routes for n packed tokens in the pass's memory, (L). Throws Error if they are of another model or
-/// text.
+/// A recorded batch's routes for n packed tokens in the pass's memory, (L). Throws Error if they are of another model
+/// or text.
 template <Backend B, class BlockType>
-std::vector<BlockRoutes> upload_routes(Pass<B>& pass, std::vector<BlockType> const& blocks, Batch const& batch, Index n, Replay replay) {
+std::vector<BlockRoutes> upload_routes(Pass<B>& pass, std::vector<BlockType> const& blocks, Batch const& batch, Index n,
+                                       Replay replay) {
   RouteRecord const& record = *replay.record;
   std::vector<RouterSize> sizes;
   for (std::size_t i = 0; i < blocks.size(); ++i) {
@@ -59,7 +62,7 @@ std::vector<BlockRoutes> upload_routes(Pass<B>& pass, std::vector<BlockType> con
     Index const slots = tokens * recorded.size.slots;
     ExpertId const* const from = recorded.experts.data() + first * recorded.size.slots;
     expects(router.leaves_empty(pass.training) || std::find(from, from + slots, empty_slot) == from + slots,
-            "record of routes: router ", recorded.size.text(), ", batch ", replay.batch,
+            "record of routes: router ", recorded.size, ", batch ", replay.batch,
             " has an empty slot, which this model's layers do not take");
     Matrix<ExpertId> const experts = pass.template allocate<ExpertId>(tokens, recorded.size.slots);
     from_host(pass.backend, from, experts.reshape(slots));

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: MIT
 #pragma once
-// How far two records of the same text agree, router by router: of two checkpoints, two devices, a model before and after
-// a change. With A_t and B_t the sets of experts that token t of N has in each, empty slots left out:
+// How far two records of the same text agree, router by router: of two checkpoints, two devices, a model before and
+// after a change. With A_t and B_t the sets of experts that token t of N has in each, empty slots left out:
 //   same_set         share of tokens with A_t = B_t
 //   shared_slots     sum_t |A_t and B_t| / sum_t max(|A_t|, |B_t|): where no slot is empty, the share chosen by both
 //   same_first       share of tokens whose first slot has the same expert
-//   gate_difference  mean of |a_te - b_te| over the experts e in A_t or B_t, the gate of one that was not chosen being 0
+//   gate_difference  mean of |a_te - b_te| over the experts e in A_t or B_t; one that was not chosen has gate 0
 
 #include <moduleformer/core/error.hpp>
 #include <moduleformer/model/route_record.hpp>
@@ -37,7 +37,8 @@ inline RouteAgreement compare_routes(RecordedRouter const& a, RecordedRouter con
     for (std::size_t s = 0; s < k; ++s) {
       if (in_b[s] != empty_slot) {
         ++of_b;
-        if (std::find(in_a, in_a + k, in_b[s]) == in_a + k) difference += std::abs(static_cast<double>(b.gates[first + s]));
+        if (std::find(in_a, in_a + k, in_b[s]) == in_a + k)
+          difference += std::abs(static_cast<double>(b.gates[first + s]));
       }
       if (in_a[s] == empty_slot) continue;
       ++of_a;
@@ -52,7 +53,9 @@ inline RouteAgreement compare_routes(RecordedRouter const& a, RecordedRouter con
     fuller += std::max(of_a, of_b);
     either += of_a + of_b - of_both;
   }
-  auto const share = [](auto part, std::size_t whole) { return static_cast<double>(part) / static_cast<double>(whole); };
+  auto const share = [](auto part, std::size_t whole) {
+    return static_cast<double>(part) / static_cast<double>(whole);
+  };
   return {.router = a.size.name,
           .same_set = share(same_set, slots / k),
           .shared_slots = fuller == 0 ? 1 : share(shared, fuller),
@@ -60,16 +63,17 @@ inline RouteAgreement compare_routes(RecordedRouter const& a, RecordedRouter con
           .gate_difference = either == 0 ? 0 : share(difference, either)};
 }
 
-/// For each router. Throws Error for records of models of other sizes, naming the first router that differs, or of other
-/// texts, naming the batch.
+/// For each router. Throws Error for records of models of other sizes, naming the first router that differs, or of
+/// other texts, naming the batch.
 inline std::vector<RouteAgreement> compare_routes(RouteRecord const& a, RouteRecord const& b) {
   std::vector<RouterSize> sizes;
   for (RecordedRouter const& router : b.routers) sizes.push_back(router.size);
   a.expect_routers(sizes);
-  expects(a.size() == b.size() && a.size() > 0, "records of routes: expected the same batches, at least one, found ", a.size(),
-          " and ", b.size());
+  expects(a.size() == b.size() && a.size() > 0, "records of routes: expected the same batches, at least one, found ",
+          a.size(), " and ", b.size());
   for (std::size_t i = 0; i < a.batches.size(); ++i)
-    expects(a.batches[i].text == b.batches[i].text, "records of routes: batch ", i, " is of one text in the one, another in the other");
+    expects(a.batches[i].text == b.batches[i].text, "records of routes: batch ", i,
+            " is of one text in the one, another in the other");
   std::vector<RouteAgreement> result;
   for (std::size_t r = 0; r < a.routers.size(); ++r) result.push_back(compare_routes(a.routers[r], b.routers[r]));
   return result;

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 #pragma once
-// RouteRecord: the routes of any number of forwards, in host memory: each router's experts and gates for every token, in
-// the order in which a model packs them (masked tokens left out). Runs can be repeated on them:
+// RouteRecord: the routes of any number of forwards, in host memory: each router's experts and gates for every token,
+// in the order in which a model packs them (masked tokens left out). Runs can be repeated on them:
 //
 //   mf::RouteRecord const record = mf::record_routes(model, session, batches);
 //   auto const logits = model.logits(session, batch, {.replay = record.replay(0)});
@@ -17,6 +17,7 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <ostream>
 #include <sstream>
 #include <string>
 #include <vector>
@@ -32,12 +33,10 @@ struct RouterSize {
   Index experts = 0;  // E
   Index slots = 0;    // S, of each token: K, or as many as the selection has in training
 
-  [[nodiscard]] std::string text() const {
-    std::ostringstream out;
-    out << '\'' << name << "' with " << experts << " experts, " << slots << " slots";
-    return out.str();
-  }
   friend bool operator==(RouterSize const&, RouterSize const&) = default;
+  friend std::ostream& operator<<(std::ostream& out, RouterSize const& size) {
+    return out << '\'' << size.name << "' with " << size.experts << " experts, " << size.slots << " slots";
+  }
 };
 
 /// What one router did with all N tokens of a record.
@@ -85,13 +84,15 @@ struct RouteRecord {
   /// N of the whole record.
   [[nodiscard]] Index tokens() const { return batches.empty() ? 0 : batches.back().first + batches.back().tokens; }
 
-  /// Appends what was seen of a batch. Throws Error for an observation without routing, or of another model than before.
+  /// Appends what was seen of a batch. Throws Error for an observation without routing, or of another model than
+  /// before.
   template <class A>
   void add(Batch const& batch, Observation<A> const& seen);
 
   /// Batch `i`, for ForwardOptions and Trainer. Throws Error beyond the record.
   [[nodiscard]] Replay replay(Index i) const& {
-    expects(i >= 0 && i < size(), "record of routes: expected a batch below ", size(), ", as many as it holds, found ", i);
+    expects(i >= 0 && i < size(), "record of routes: expected a batch below ", size(), ", as many as it holds, found ",
+            i);
     return {this, i};
   }
   Replay replay(Index) const&& = delete;  // it would outlive the record
@@ -126,8 +127,8 @@ RouteRecord record_routes(Model const& model, typename Model::SessionType& sessi
 template <class A>
 void RouteRecord::add(Batch const& batch, Observation<A> const& seen) {
   expects(!seen.routers.empty() && seen.rows == batch.rows && seen.tokens == batch.tokens,
-          "record of routes: expected an observation of routing of ", batch.rows, " x ", batch.tokens, " tokens, found one of ",
-          seen.routers.size(), " routers, ", seen.rows, " x ", seen.tokens);
+          "record of routes: expected an observation of routing of ", batch.rows, " x ", batch.tokens,
+          " tokens, found one of ", seen.routers.size(), " routers, ", seen.rows, " x ", seen.tokens);
   std::vector<RouterSize> sizes;
   for (auto const& router : seen.routers) sizes.push_back({router.name, router.expert_count, router.top_k});
   if (routers.empty())
@@ -150,15 +151,15 @@ void RouteRecord::add(Batch const& batch, Observation<A> const& seen) {
 inline void RouteRecord::check() const {
   for (Index i = 0, first = 0; i < size(); first += batches[static_cast<std::size_t>(i++)].tokens) {
     RecordedBatch const& batch = batches[static_cast<std::size_t>(i)];
-    expects(batch.first == first && batch.tokens > 0, "record of routes: batch ", i, ": expected at least one token, from number ",
-            first, ", found ", batch.tokens, " from ", batch.first);
+    expects(batch.first == first && batch.tokens > 0, "record of routes: batch ", i,
+            ": expected at least one token, from number ", first, ", found ", batch.tokens, " from ", batch.first);
   }
   for (auto const& [size, experts, gates] : routers) {
-    expects(size.slots > 0 && size.slots <= size.experts, "record of routes: router ", size.text(), ": expected 1 to ",
+    expects(size.slots > 0 && size.slots <= size.experts, "record of routes: router ", size, ": expected 1 to ",
             size.experts, " slots");
     expects(static_cast<Index>(experts.size()) == tokens() * size.slots && gates.size() == experts.size(),
-            "record of routes: router ", size.text(), ": expected ", tokens() * size.slots, " experts and gates, found ",
-            experts.size(), " and ", gates.size());
+            "record of routes: router ", size, ": expected ", tokens() * size.slots,
+            " experts and gates, found ", experts.size(), " and ", gates.size());
   }
   for (Index i = 0; i < size(); ++i) check_batch(i);
 }
@@ -167,7 +168,8 @@ inline void RouteRecord::check_batch(Index i) const {
   auto const [first, tokens, text] = batches[static_cast<std::size_t>(i)];
   for (auto const& [size, experts, gates] : routers) {
     expects(first >= 0 && tokens > 0 && static_cast<Index>(experts.size()) >= (first + tokens) * size.slots,
-            "record of routes: router ", size.text(), " does not hold batch ", i, ", ", tokens, " tokens from number ", first);
+            "record of routes: router ", size, " does not hold batch ", i, ", ", tokens, " tokens from number ",
+            first);
     auto const* token = experts.data() + first * size.slots;
     for (Index t = 0; t < tokens; ++t, token += size.slots) {
       for (Index s = 0; s < size.slots; ++s) {
@@ -175,8 +177,9 @@ inline void RouteRecord::check_batch(Index i) const {
         bool const exists = id == empty_slot || (id >= 0 && id < size.experts);
         bool const again = id != empty_slot && std::find(token, token + s, id) != token + s;
         if (exists && !again) continue;
-        fail<Error>("record of routes: router ", size.text(), ", batch ", i, ", token ", t, ": expected different experts from 0 to ",
-                    size.experts - 1, ", or ", empty_slot, ", found ", id, again ? " twice" : "");
+        fail<Error>("record of routes: router ", size, ", batch ", i, ", token ", t,
+                    ": expected different experts from 0 to ", size.experts - 1, ", or ", empty_slot, ", found ", id,
+                    again ? " twice" : "");
       }
     }
   }
@@ -185,9 +188,10 @@ inline void RouteRecord::check_batch(Index i) const {
 inline void RouteRecord::expect_routers(std::vector<RouterSize> const& found) const {
   auto const differs = std::ranges::mismatch(routers, found, {}, &RecordedRouter::size);
   if (differs.in1 == routers.end() && differs.in2 == found.end()) return;
-  fail<Error>("record of routes: of another model: it has ",
-              differs.in1 == routers.end() ? "no further router" : "router " + differs.in1->size.text(), ", expected ",
-              differs.in2 == found.end() ? "none" : "router " + differs.in2->text());
+  std::ostringstream mine, theirs;
+  differs.in1 == routers.end() ? mine << "no further router" : mine << "router " << differs.in1->size;
+  differs.in2 == found.end() ? theirs << "none" : theirs << "router " << *differs.in2;
+  fail<Error>("record of routes: of another model: it has ", mine.str(), ", expected ", theirs.str());
 }
 
 inline void RouteRecord::expect_model(Config const& config) const {
