@@ -22,18 +22,18 @@ void run(Trainer& trainer, Index until) {
 
 /// Stops after each of these numbers of steps, out of seven.
 template <class Model>
-void check_resumed_run(std::initializer_list<Index> stops = {0, 1, 4, 6}) {
-  auto whole = Model::random(4, random_settings);
+void check_resumed_run(std::initializer_list<Index> stops = {0, 1, 4, 6}, Settings settings = random_settings) {
+  auto whole = Model::random(4, settings);
   auto trainer = make_trainer(whole);
   run(trainer, 7);
   auto const expected = StoredState::of(trainer);
   for (Index const stop : stops) {
-    auto first = Model::random(4, random_settings);
+    auto first = Model::random(4, settings);
     auto interrupted = make_trainer(first);
     run(interrupted, stop);
     auto const state = StoredState::of(interrupted);
 
-    auto second = Model::random(99, random_settings);
+    auto second = Model::random(99, settings);
     set_weights(second, weights(first));
     auto resumed = make_trainer(second, {.threads = 1, .seed = 8});
     state.into(resumed);

@@ -40,6 +40,7 @@ struct ChosenGates {
   static constexpr std::string_view name = function == GateFunction::chosen_softmax ? "top_k_softmax"
                                            : function == GateFunction::sigmoid      ? "sigmoid"
                                                                                     : "normalised_sigmoid";
+  static constexpr bool sums_to_one = function != GateFunction::sigmoid;  // over the chosen
 
   template <Backend B, class A = typename B::Accumulator>
   void forward(Pass<B>& pass, Matrix<A const> logits, Choice<A> const& choice) const {
@@ -57,5 +58,12 @@ struct ChosenGates {
 using TopKSoftmaxGates = ChosenGates<GateFunction::chosen_softmax>;
 using SigmoidGates = ChosenGates<GateFunction::sigmoid>;
 using NormalisedSigmoidGates = ChosenGates<GateFunction::chosen_sigmoid>;
+
+/// Whether the gate of the only one chosen of several is 1 whatever the logits: the task would teach its router nothing.
+template <class Gating>
+constexpr bool gate_is_constant(Index top_k, Index experts) {
+  if constexpr (requires { Gating::sums_to_one; }) return Gating::sums_to_one && top_k == 1 && experts > 1;
+  else return false;
+}
 
 }  // namespace moduleformer

@@ -4,10 +4,14 @@
 // published model's. Names of policies are those of config.json.
 
 #include <moduleformer/core/dynamic_policy.hpp>
+#include <moduleformer/core/error.hpp>
 #include <moduleformer/nn/layer_norm.hpp>
 #include <moduleformer/routing/attention.hpp>
 #include <moduleformer/routing/dynamic_policies.hpp>
 #include <moduleformer/routing/feed_forward.hpp>
+#include <moduleformer/routing/statistics_span.hpp>
+
+#include <concepts>
 
 namespace moduleformer {
 
@@ -26,6 +30,28 @@ struct RecomputeBlocks {
   [[nodiscard]] constexpr bool recompute() const { return true; }
 };
 
+namespace detail {
+
+/// Whether Role is one that a model has.
+template <class Role>
+inline constexpr bool is_model_role =
+    std::same_as<Role, role::Attention> || std::same_as<Role, role::Activation> || std::same_as<Role, role::Router> ||
+    std::same_as<Role, role::Selection> || std::same_as<Role, role::Gating> || std::same_as<Role, role::RoutingLoss> ||
+    std::same_as<Role, role::StatisticsSpan> || std::same_as<Role, role::Norm> || std::same_as<Role, role::Checkpointing>;
+
+template <class Role, class... Chosen>
+inline constexpr int count_of_role = (0 + ... + static_cast<int>(std::same_as<Role, typename Chosen::Role>));
+
+/// Statistics that nothing reads.
+template <class Loss, class Statistics>
+inline constexpr bool lacks_loss = std::same_as<Loss, NoRoutingLoss> && (std::same_as<Statistics, StreamingStatistics> ||
+                                                                         std::same_as<Statistics, WholeBatchStatistics>);
+/// Router-z depends on no counts and not on p(e).
+template <class Loss, class Statistics>
+inline constexpr bool streams_nothing = std::same_as<Loss, RouterZLoss> && std::same_as<Statistics, StreamingStatistics>;
+
+}  // namespace detail
+
 template <class... Chosen>
 struct Policies {
   using Attention = find_policy<role::Attention, InclusiveAttention, Chosen...>;
@@ -39,15 +65,14 @@ struct Policies {
   using Checkpointing = find_policy<role::Checkpointing, KeepActivations, Chosen...>;
 
   static_assert((Policy<Chosen> && ...), "moduleformer: every argument of Policies needs a Role and a name");
-  static_assert(((std::same_as<Chosen, Attention> || std::same_as<Chosen, Activation> || std::same_as<Chosen, Router> ||
-                  std::same_as<Chosen, Selection> || std::same_as<Chosen, Gating> || std::same_as<Chosen, RoutingLoss> ||
-                  std::same_as<Chosen, Statistics> || std::same_as<Chosen, Norm> ||
-                  std::same_as<Chosen, Checkpointing>) &&
-                 ...),
+  static_assert((detail::is_model_role<typename Chosen::Role> && ...),
+                "moduleformer: Policies was given a policy whose role no model has");
+  static_assert(((detail::count_of_role<typename Chosen::Role, Chosen...> == 1) && ...),
                 "moduleformer: Policies was given two policies of one role");
-
-  static_assert(!std::same_as<RoutingLoss, NoRoutingLoss> || std::same_as<Statistics, MicroBatchStatistics>,
+  static_assert(!detail::lacks_loss<RoutingLoss, Statistics>,
                 "moduleformer: statistics over more than a micro-batch need a routing loss that reads them");
+  static_assert(!detail::streams_nothing<RoutingLoss, Statistics>,
+                "moduleformer: router-z is a mean over tokens, streaming statistics change nothing in it");
 
   Attention attention{};
   Activation activation{};
@@ -72,6 +97,19 @@ struct Policies {
     visit("norm", self.norm);
   }
 };
+
+/// Throws Error for choices made at run time that Policies refuses at compile time.
+template <class PolicySet>
+void check_policies(PolicySet const& policies) {
+  with_policy(policies.routing_loss, [&]<class Loss>(Loss const&) {
+    with_policy(policies.statistics, []<class Statistics>(Statistics const&) {
+      expects(!detail::lacks_loss<Loss, Statistics>, "statistics: ", Statistics::name,
+              " needs a routing loss that reads them, found aux_loss_type none");
+      expects(!detail::streams_nothing<Loss, Statistics>, "statistics: ", Statistics::name,
+              " changes nothing in aux_loss_type router_z, a mean over tokens");
+    });
+  });
+}
 
 /// Recomputation chosen at run time.
 struct AnyCheckpointing {

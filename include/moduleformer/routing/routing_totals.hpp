@@ -93,12 +93,14 @@ class RoutingTotals {
 
   /// One for each router; none where nothing is kept.
   [[nodiscard]] std::span<RouterTotals const> routers() const { return routers_; }
-  /// visit("routing_totals", numbers): the state between two steps. What was asked of a device must be done.
+  /// visit("previous_probabilities", numbers): what is carried from step to step, each router's mean probabilities and
+  /// whether there are any. What was asked of a device must be done.
   template <class Self, class Visitor>
   static void visit(Self& self, Visitor&& visit) {
     std::shared_ptr<B> backend;
     if constexpr (!has_host_memory<B>) backend = std::make_shared<B>(1);
-    visit_vector(visit, std::string_view("routing_totals"), backend, self.numbers_.view());
+    auto const all = self.numbers_.view();
+    visit_vector(visit, std::string_view("previous_probabilities"), backend, all.rows(self.sums_, all.size() - self.sums_));
   }
 
   /// Before a step's first pass.

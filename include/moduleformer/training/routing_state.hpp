@@ -20,11 +20,16 @@ bool updates_itself(Selection const& selection) {
   return with_policy(selection, []<class Concrete>(Concrete const&) { return requires { Concrete::state_name; }; });
 }
 
+/// Whether a policy reads what routers did over a whole step.
+template <class Model>
+bool needs_routing_totals(Model const& model) {
+  return span_of(model.policies().statistics) != Span::micro_batch || updates_itself(model.policies().selection);
+}
+
 /// Totals for each router, or none where no policy needs them.
 template <class Model, Backend B>
 RoutingTotals<B> make_routing_totals(B& backend, Model const& model) {
-  auto const& policies = model.policies();
-  if (span_of(policies.statistics) == Span::micro_batch && !updates_itself(policies.selection)) return {};
+  if (!needs_routing_totals(model)) return {};
   std::vector<Index> experts;
   for (auto const& block : model.transformer().blocks()) {
     experts.push_back(block.attention().router().experts());

@@ -200,6 +200,9 @@ class Trainer {
     expects(!micro_batches.empty(), "training step ", report.step, ": expected at least one batch");
     expects(model_->table().training_size() == moments_.size(), "training step ", report.step,
             ": the model's trainable parameters changed, make a new Trainer");
+    check_policies(std::as_const(*model_).policies());
+    expects(detail::needs_routing_totals(std::as_const(*model_)) == !totals_.routers().empty(), "training step ", report.step,
+            ": the model's policies changed, make a new Trainer");
     for (Batch const& batch : micro_batches) {
       batch.check(model_->config().vocab_size);
       report.counted += Model::HeadType::classifies ? batch.counted_labels() : batch.counted_targets();
@@ -253,12 +256,22 @@ class Trainer {
     is_pending_ = false;
     StepReport report = done.report;
     report.gradient_norm = std::sqrt(numbers[0]);
+    auto const loss_of = [&](std::size_t i) {
+      return model_->report(done.counted[i], numbers[2 * i + 1], numbers[2 * i + 2], done.scale);
+    };
     for (std::size_t i = 0; i < done.counted.size(); ++i) {
-      LossReport const loss = model_->report(done.counted[i], numbers[2 * i + 1], numbers[2 * i + 2], done.scale);
-      if (!std::isfinite(loss.total)) fail_loss(micro_batches, i, done, loss.total);
+      LossReport const loss = loss_of(i);
       report.task += loss.task * static_cast<double>(loss.counted) / done.scale.counted;
       report.auxiliary += loss.auxiliary * done.scale.auxiliary;
       report.total += loss.total;
+    }
+    if (!std::isfinite(report.total)) {
+      // A loss over the whole batch fails in every micro-batch: one whose cross-entropy fails is to blame first.
+      std::size_t failed = 0;
+      for (bool const by_task : {false, true})
+        for (std::size_t i = done.counted.size(); i-- > 0;)
+          if (!std::isfinite(by_task ? loss_of(i).task : loss_of(i).total)) failed = i;
+      fail_loss(micro_batches, failed, done, loss_of(failed).total);
     }
     if (!std::isfinite(report.gradient_norm)) {
       go_back(done);
