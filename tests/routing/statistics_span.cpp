@@ -8,8 +8,10 @@
 
 #include <boost/mpl/list.hpp>
 
+#include <algorithm>
 #include <array>
-#include <type_traits>
+#include <cmath>
+#include <string>
 
 namespace mf = moduleformer;
 using mf::Index;

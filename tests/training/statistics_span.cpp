@@ -43,6 +43,37 @@ BOOST_AUTO_TEST_CASE(the_whole_batch_is_the_big_batch) {
   check_whole_batch_is_the_big_batch<mf::Cpu<float>>(1e-5);
 }
 
+// Whatever runs beside the passes that count: blocks that are computed again, a forward before, an evaluation.
+BOOST_AUTO_TEST_CASE(every_token_is_counted_once) {
+  auto const check = []<class M>(std::type_identity<M>) {
+    auto settings = spanned_settings();
+    settings.sampled_slots = 0;
+    auto model = M::random(4, settings);
+    auto trainer = spanned_trainer(model);
+    for (Index step = 0; step < 2; ++step) {
+      auto const batches = micro_batches(step);
+      auto const report = trainer.step(batches);
+      (void)model.loss(trainer.session(), batches[0]);
+      BOOST_REQUIRE_EQUAL(trainer.session().totals.size(), 4U);
+      for (mf::RouterTotals const& totals : trainer.session().totals) {
+        double chosen = 0, probability = 0;
+        for (Index e = 0; e < totals.experts(); ++e) chosen += totals.count[e], probability += totals.probability_sum[e];
+        BOOST_TEST(*totals.tokens == static_cast<double>(report.tokens));
+        BOOST_TEST(*totals.passes == 2);
+        BOOST_TEST(chosen == 2.0 * static_cast<double>(report.tokens));
+        BOOST_TEST(std::abs(probability - static_cast<double>(report.tokens)) < 1e-9);
+      }
+    }
+  };
+  check(std::type_identity<Model<Streaming>>{});
+  check(std::type_identity<Model<Streaming, mf::RecomputeBlocks>>{});
+  check(std::type_identity<Model<Whole>>{});
+  check(std::type_identity<Model<Whole, mf::RecomputeBlocks>>{});
+  check(std::type_identity<Model<mf::BiasedTopK, mf::RecomputeBlocks>>{});
+  auto model = Model<>::random(4);
+  BOOST_TEST(mf::Trainer{model}.session().totals.empty());
+}
+
 // With dropout and sampled slots: the loss is that of what the micro-batches did when they were differentiated.
 BOOST_AUTO_TEST_CASE(the_first_forward_draws_what_the_second_does) {
   using M = Model<mf::ExactSwitchLoss, Whole>;

@@ -7,7 +7,10 @@
 
 #include <boost/test/unit_test.hpp>
 
-#include <span>
+#include <algorithm>
+#include <cmath>
+#include <initializer_list>
+#include <type_traits>
 #include <vector>
 
 namespace moduleformer::test {
@@ -73,12 +76,12 @@ struct SpannedRun {
 /// Again, with recorded steps, with late reports too, and with blocks that are computed again.
 template <class B, class... Chosen>
 void check_the_same_run() {
-  SpannedRun<CausalLM<tiny_shape, Policies<Chosen...>, B>> const run(5);
-  BOOST_TEST(run.totals.size() == 5U);
-  run.check_same(decltype(run)(5));
-  run.check_same(decltype(run)(5, {.record_steps = true}));
-  run.check_same(decltype(run)(5, {.record_steps = true, .late_reports = true}));
-  SpannedRun<CausalLM<tiny_shape, Policies<Chosen..., RecomputeBlocks>, B>> const recomputed(5);
+  SpannedRun<CausalLM<tiny_shape, Policies<Chosen...>, B>> const run(4);
+  BOOST_TEST(run.totals.size() == 4U);
+  run.check_same(decltype(run)(4));
+  run.check_same(decltype(run)(4, {.record_steps = true}));
+  run.check_same(decltype(run)(4, {.record_steps = true, .late_reports = true}));
+  SpannedRun<CausalLM<tiny_shape, Policies<Chosen..., RecomputeBlocks>, B>> const recomputed(4);
   BOOST_TEST(same_bits(run.values, recomputed.values));
   BOOST_TEST((run.state.values == recomputed.state.values));
   BOOST_TEST(run.totals == recomputed.totals);
