@@ -169,8 +169,9 @@ BOOST_AUTO_TEST_CASE(totals_are_those_of_their_router_and_step) {
 }
 
 BOOST_AUTO_TEST_CASE(choices_made_at_run_time_are_refused_too) {
-  auto const refused = [](auto loss, auto statistics) -> std::string {
+  auto const refused = []<class Selection = mf::TopK>(auto loss, auto statistics, Selection selection = {}) -> std::string {
     mf::dynamic_policies policies;
+    policies.selection = selection;
     policies.routing_loss = loss;
     policies.statistics = statistics;
     try {
@@ -189,4 +190,7 @@ BOOST_AUTO_TEST_CASE(choices_made_at_run_time_are_refused_too) {
   BOOST_TEST(refused(mf::RouterZLoss{}, mf::WholeBatchStatistics{}) == "none");
   BOOST_TEST(refused(mf::NoRoutingLoss{}, mf::MicroBatchStatistics{}) == "none");
   BOOST_TEST(refused(mf::SwitchLoss{}, mf::StreamingStatistics{}) == "none");
+  BOOST_TEST(refused(mf::SwitchLoss{}, mf::MicroBatchStatistics{}, mf::ExpertChoice{}) ==
+             "selection: expert_choice gives every expert the same load, aux_loss_type switch has nothing to even out");
+  BOOST_TEST(refused(mf::ImportanceLoss{}, mf::MicroBatchStatistics{}, mf::ExpertChoice{}) == "none");
 }

@@ -184,16 +184,19 @@ BOOST_AUTO_TEST_CASE(what_does_not_go_together_is_refused) {
   // One gate that is always 1.
   mf::Config config = mf::Config::of(tiny_shape);
   config.feed_forward.top_k = 1;
-  policies = {};
-  policies.gating = mf::TopKSoftmaxGates{};
+  mf::dynamic_policies normalised;
+  normalised.gating = mf::TopKSoftmaxGates{};
   using Any = mf::CausalLM<mf::dynamic_shape, mf::dynamic_policies>;
-  BOOST_TEST(complaint([&] { Any::random(1, config, {}, policies); }) ==
+  BOOST_TEST(complaint([&] { Any::random(1, config, {}, normalised); }) ==
              "gating: top_k_softmax gives gates that sum to 1, with k_mlp 1 the task would teach the router nothing");
+  normalised.selection = mf::ExpertChoice{};  // of several experts, or none
+  BOOST_TEST(complaint([&] { Any::random(1, config, {}, normalised); }) == "none");
+  normalised.selection = mf::TopK{};
   config.feed_forward.experts = 1;
-  BOOST_TEST(complaint([&] { Any::random(1, config, {}, policies); }) == "none");
+  BOOST_TEST(complaint([&] { Any::random(1, config, {}, normalised); }) == "none");
 }
 
-BOOST_AUTO_TEST_CASE(sampled_slots_of_a_selection_that_draws_none) {
+BOOST_AUTO_TEST_CASE(sampled_slots_of_a_selection_that_samples_none) {
   auto const batches = micro_batches(0);
   auto const complains = [&]<class M>(std::type_identity<M>) {
     auto model = M::random(1, {.sampled_slots = 1});
@@ -201,8 +204,10 @@ BOOST_AUTO_TEST_CASE(sampled_slots_of_a_selection_that_draws_none) {
     return complaint([&] { trainer.step(batches); });
   };
   BOOST_TEST(complains(std::type_identity<Model<mf::GumbelTopK>>{}) ==
-             "sample_topk: selection gumbel_top_k draws no such slots, expected 0, found 1");
+             "sample_topk: selection gumbel_top_k samples no slots, expected 0, found 1");
   BOOST_TEST(complains(std::type_identity<Model<mf::BiasedTopK>>{}) ==
-             "sample_topk: selection biased_top_k draws no such slots, expected 0, found 1");
+             "sample_topk: selection biased_top_k samples no slots, expected 0, found 1");
+  BOOST_TEST(complains(std::type_identity<Model<mf::ExpertChoice>>{}) ==
+             "sample_topk: selection expert_choice samples no slots, expected 0, found 1");
   BOOST_TEST(complains(std::type_identity<Model<mf::TopK>>{}) == "none");
 }

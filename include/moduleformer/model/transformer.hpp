@@ -68,21 +68,17 @@ class Transformer {
     Matrix<S> hidden;          // its output (N,D)
   };
 
-  static_assert(!gate_is_constant<typename PolicySet::Gating>(shape.attention.top_k, shape.attention.experts) &&
-                    !gate_is_constant<typename PolicySet::Gating>(shape.feed_forward.top_k, shape.feed_forward.experts),
+  using Selection = typename PolicySet::Selection;
+  using Gating = typename PolicySet::Gating;
+  static_assert(!detail::gate_is_constant<Selection, Gating>(shape.attention.top_k, shape.attention.experts) &&
+                    !detail::gate_is_constant<Selection, Gating>(shape.feed_forward.top_k, shape.feed_forward.experts),
                 "moduleformer: gates that sum to 1 are constant where top_k is 1, the task would teach the router nothing");
 
-  /// Throws Error for policies that do not go together or with the sizes.
+  /// Throws Error for policies that do not go together, or not with the sizes.
   Transformer(Config const& config, PolicySet const& policies) : extents_(config), policies_(&policies) {
     check_policies(policies);
-    with_policy(policies.gating, [&]<class Gating>(Gating const&) {
-      auto const check = [](char const* key, Index top_k, Index experts) {
-        expects(!gate_is_constant<Gating>(top_k, experts), "gating: ", Gating::name, " gives gates that sum to 1, with ", key,
-                " 1 the task would teach the router nothing");
-      };
-      check("k_att", config.attention.top_k, config.attention.experts.largest());
-      check("k_mlp", config.feed_forward.top_k, config.feed_forward.experts.largest());
-    });
+    check_gates(policies, "k_att", config.attention.top_k, config.attention.experts.largest());
+    check_gates(policies, "k_mlp", config.feed_forward.top_k, config.feed_forward.experts.largest());
     for (Index i = 0; i < extents_.layers; ++i) {
       RouterExtents router{extents_.hidden_size, extents_.router_hidden_size, config.attention.experts[i]};
       typename BlockType::AttentionLayer attention(router, extents_.attention_top_k, extents_.attention_heads,

@@ -6,6 +6,7 @@
 // logits, gated by their probabilities.
 
 #include <moduleformer/core/dynamic_policy.hpp>
+#include <moduleformer/core/error.hpp>
 #include <moduleformer/nn/pass.hpp>
 
 #include <type_traits>
@@ -21,9 +22,22 @@ struct Choice {
   Matrix<A> gates;             // (N,K)
 };
 
+namespace detail {
+
+/// Throws Error if the selection would ignore that some slots are to be sampled.
+template <class Selection>
+void check_sampled_slots(Selection const& selection, Settings const& settings) {
+  with_policy(selection, [&]<class Concrete>(Concrete const&) {
+    if constexpr (!requires { requires Concrete::samples_slots; })
+      expects(settings.sampled_slots == 0, "sample_topk: selection ", Concrete::name, " samples no slots, expected 0, found ",
+              settings.sampled_slots);
+  });
+}
+
+}  // namespace detail
+
 /// K experts of each token in so many slots. `given` (N, slots), if any, replaces the selection; the gates are computed all
-/// the same. `site` is where the selection
-/// draws random numbers.
+/// the same. `site` is where the selection draws random numbers.
 template <class Selection, class Gating, Backend B, class P, class A = typename B::Accumulator>
 Choice<A> choose(Pass<B>& pass, Selection const& selection, Gating const& gating, P const& p, Index k, Index slots, RandomSite site,
                  Matrix<std::type_identity_t<A>> mutable_logits, Matrix<ExpertId const> given) {
@@ -32,6 +46,7 @@ Choice<A> choose(Pass<B>& pass, Selection const& selection, Gating const& gating
   Index const n = logits.extent(0), e = logits.extent(1);
   Choice<A> choice{pass.template allocate<A>(n, e), pass.template allocate<A>(n), pass.template allocate<ExpertId>(n, slots),
                    pass.template allocate<A>(n, slots)};
+  if (pass.training) detail::check_sampled_slots(selection, pass.settings);
   softmax(pass.backend, logits, choice.probabilities, choice.logsumexp);
   if (given) copy(pass.backend, given.reshape(given.size()), choice.experts.reshape(n * slots));
   else selection.select(pass, k, p, site, logits, Matrix<A const>(choice.probabilities), choice.experts);

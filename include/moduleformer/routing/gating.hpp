@@ -59,11 +59,4 @@ using TopKSoftmaxGates = ChosenGates<GateFunction::chosen_softmax>;
 using SigmoidGates = ChosenGates<GateFunction::sigmoid>;
 using NormalisedSigmoidGates = ChosenGates<GateFunction::chosen_sigmoid>;
 
-/// Whether the gate of the only one chosen of several is 1 whatever the logits: the task would teach its router nothing.
-template <class Gating>
-constexpr bool gate_is_constant(Index top_k, Index experts) {
-  if constexpr (requires { Gating::sums_to_one; }) return Gating::sums_to_one && top_k == 1 && experts > 1;
-  else return false;
-}
-
 }  // namespace moduleformer

@@ -12,6 +12,7 @@
 #include <moduleformer/routing/statistics_span.hpp>
 
 #include <concepts>
+#include <string_view>
 
 namespace moduleformer {
 
@@ -50,6 +51,20 @@ inline constexpr bool lacks_loss = std::same_as<Loss, NoRoutingLoss> && (std::sa
 template <class Loss, class Statistics>
 inline constexpr bool streams_nothing = std::same_as<Loss, RouterZLoss> && std::same_as<Statistics, StreamingStatistics>;
 
+/// Expert choice gives every expert the same count.
+template <class Selection, class Loss>
+inline constexpr bool counts_are_equal =
+    std::same_as<Selection, ExpertChoice> &&
+    (std::same_as<Loss, LoadLoss> || std::same_as<Loss, SwitchLoss> || std::same_as<Loss, ExactSwitchLoss>);
+
+/// Whether the gate of the only one chosen of several is 1 whatever the logits.
+template <class Selection, class Gating>
+constexpr bool gate_is_constant(Index top_k, Index experts) {
+  if constexpr (std::derived_from<Selection, FixedSlots> && requires { requires Gating::sums_to_one; })
+    return top_k == 1 && experts > 1;
+  else return false;
+}
+
 }  // namespace detail
 
 template <class... Chosen>
@@ -73,6 +88,8 @@ struct Policies {
                 "moduleformer: statistics over more than a micro-batch need a routing loss that reads them");
   static_assert(!detail::streams_nothing<RoutingLoss, Statistics>,
                 "moduleformer: router-z is a mean over tokens, streaming statistics change nothing in it");
+  static_assert(!detail::counts_are_equal<Selection, RoutingLoss>,
+                "moduleformer: expert choice gives every expert the same load, a loss of the load has nothing to even out");
 
   Attention attention{};
   Activation activation{};
@@ -102,11 +119,26 @@ struct Policies {
 template <class PolicySet>
 void check_policies(PolicySet const& policies) {
   with_policy(policies.routing_loss, [&]<class Loss>(Loss const&) {
+    with_policy(policies.selection, []<class Selection>(Selection const&) {
+      expects(!detail::counts_are_equal<Selection, Loss>, "selection: ", Selection::name,
+              " gives every expert the same load, aux_loss_type ", Loss::name, " has nothing to even out");
+    });
     with_policy(policies.statistics, []<class Statistics>(Statistics const&) {
       expects(!detail::lacks_loss<Loss, Statistics>, "statistics: ", Statistics::name,
               " needs a routing loss that reads them, found aux_loss_type none");
       expects(!detail::streams_nothing<Loss, Statistics>, "statistics: ", Statistics::name,
               " changes nothing in aux_loss_type router_z, a mean over tokens");
+    });
+  });
+}
+
+/// The same for a layer's gates; `key` names its top_k in a message.
+template <class PolicySet>
+void check_gates(PolicySet const& policies, std::string_view key, Index top_k, Index experts) {
+  with_policy(policies.selection, [&]<class Selection>(Selection const&) {
+    with_policy(policies.gating, [&]<class Gating>(Gating const&) {
+      expects(!detail::gate_is_constant<Selection, Gating>(top_k, experts), "gating: ", Gating::name,
+              " gives gates that sum to 1, with ", key, " 1 the task would teach the router nothing");
     });
   });
 }

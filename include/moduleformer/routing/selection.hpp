@@ -12,13 +12,10 @@
 // may differ and of which some may stay empty (expert -1): slots, leaves_empty; and check, restrict. FixedSlots is a base with
 // those of K experts for every token.
 
-#include <moduleformer/core/error.hpp>
 #include <moduleformer/core/policy.hpp>
 #include <moduleformer/nn/parameters.hpp>
 #include <moduleformer/nn/pass.hpp>
 #include <moduleformer/routing/routing_totals.hpp>
-
-#include <string_view>
 
 namespace moduleformer {
 
@@ -36,6 +33,7 @@ struct FixedSlots {
 struct TopK : FixedSlots {
   using Role = role::Selection;
   static constexpr std::string_view name = "top_k";
+  static constexpr bool samples_slots = true;
 
   template <class Access>
   struct Parameters {};
@@ -53,16 +51,6 @@ struct TopK : FixedSlots {
       top_k(pass.backend, logits, experts);
   }
 };
-
-namespace detail {
-
-/// Sampled slots are top_k's. Throws Error where another selection is to draw them.
-inline void expect_no_sampled_slots(Settings const& settings, std::string_view selection) {
-  expects(settings.sampled_slots == 0, "sample_topk: selection ", selection, " draws no such slots, expected 0, found ",
-          settings.sampled_slots);
-}
-
-}  // namespace detail
 
 struct GumbelTopK : FixedSlots {
   using Role = role::Selection;
@@ -83,7 +71,6 @@ struct GumbelTopK : FixedSlots {
   void select(Pass<B>& pass, Index /*top_k*/, Parameters<Values<S>> const&, RandomSite site, Matrix<A const> logits, Matrix<A const>,
               Matrix<ExpertId> experts) const {
     if (!pass.training) return top_k(pass.backend, logits, experts);
-    detail::expect_no_sampled_slots(pass.settings, name);
     auto const scratch = pass.scope();
     Matrix<A> const scores = pass.template allocate<A>(logits.extent(0), logits.extent(1));
     gumbel_scores(pass.backend, scale, pass.random(site), logits, scores);
@@ -137,7 +124,6 @@ struct BiasedTopK : FixedSlots {
   template <Backend B, class S = typename B::Scalar, class A = typename B::Accumulator>
   void select(Pass<B>& pass, Index /*top_k*/, Parameters<Values<S>> const& p, RandomSite, Matrix<A const> logits, Matrix<A const>,
               Matrix<ExpertId> experts) const {
-    if (pass.training) detail::expect_no_sampled_slots(pass.settings, name);
     auto const scratch = pass.scope();
     Matrix<A> const scores = pass.template allocate<A>(logits.extent(0), logits.extent(1));
     biased_scores(pass.backend, logits, pass.as_accumulator(p.bias.reshape(1, p.bias.size())).slice(0), scores);
