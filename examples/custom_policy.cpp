@@ -36,7 +36,7 @@ bool train(std::string_view what, double loss_weight) {
   mf::Session session{model};
   auto const evaluation = mf::evaluate(model, session, batches.held_out());
   std::cout << what << ": loss " << first << " -> " << last << ", busiest expert of each router:";
-  for (auto const& router : evaluation.routers) std::cout << ' ' << *std::ranges::max_element(router.load);
+  for (auto const& router : evaluation.routers) std::cout << ' ' << std::ranges::max(router.load_share());
   std::cout << '\n';
   return last < 0.7 * first;
 }

@@ -51,10 +51,10 @@ void print_baselines(Baselines const& baselines, bool is_text) {
 
 void print_routers(mf::Evaluation const& evaluation) {
   fmt::print("\n{:<15}{:>8}{:>8}{:>11}   share of the chosen slots per expert, %\n", "router", "H(e)", "H(e|x)", "effective");
-  for (mf::RouterUse const& use : evaluation.routers) {
-    fmt::print("{:<15}{:>8.3f}{:>8.3f}{:>5.1f} of {:<2}  ", short_name(use.name), use.marginal_entropy(), use.conditional_entropy,
+  for (mf::RouterSummary const& use : evaluation.routers) {
+    fmt::print("{:<15}{:>8.3f}{:>8.3f}{:>5.1f} of {:<2}  ", short_name(use.name), use.marginal_entropy(), use.conditional_entropy(),
                use.effective_experts(), use.load.size());
-    for (double const share : use.load) fmt::print(" {:.0f}", 100 * share);
+    for (double const share : use.load_share()) fmt::print(" {:.0f}", 100 * share);
     fmt::print("\n");
   }
   fmt::print("Entropies in nats: of the mean choice, and of a single token's. Effective: as many experts, used alike,\n"
@@ -92,17 +92,18 @@ void draw_routers(mf::Evaluation const& evaluation, std::string const& title, st
       "<text x=\"16\" y=\"42\" fill=\"#666\">One bar per expert: its share of the chosen slots. The line is an even share.</text>\n",
       left + width + 20, height, escaped(title));
   for (std::size_t i = 0; i < rows; ++i) {
-    mf::RouterUse const& use = evaluation.routers[i];
-    auto const experts = static_cast<double>(use.load.size());
-    double const largest = std::max(*std::ranges::max_element(use.load), 1 / experts);
+    mf::RouterSummary const& use = evaluation.routers[i];
+    auto const load = use.load_share();
+    auto const experts = static_cast<double>(load.size());
+    double const largest = std::max(*std::ranges::max_element(load), 1 / experts);
     double const floor = top + row * static_cast<double>(i) + bar + 8, step = width / experts;
     svg += fmt::format("<text x=\"16\" y=\"{:.1f}\">{}</text>\n<text x=\"16\" y=\"{:.1f}\" fill=\"#666\">{:.1f} of {} effective</text>\n",
                        floor - 24, short_name(use.name), floor - 8, use.effective_experts(), use.load.size());
-    for (std::size_t e = 0; e < use.load.size(); ++e) {
-      double const tall = bar * use.load[e] / largest;
+    for (std::size_t e = 0; e < load.size(); ++e) {
+      double const tall = bar * load[e] / largest;
       svg += fmt::format("<rect x=\"{:.2f}\" y=\"{:.2f}\" width=\"{:.2f}\" height=\"{:.2f}\" fill=\"{}\"><title>expert {}: {:.2f} %</title></rect>\n",
                          left + step * static_cast<double>(e) + step * 0.08, floor - tall, step * 0.84, tall,
-                         i % 2 == 0 ? "#3b6fb6" : "#d9822b", e, 100 * use.load[e]);
+                         i % 2 == 0 ? "#3b6fb6" : "#d9822b", e, 100 * load[e]);
     }
     double const even = floor - bar / experts / largest;
     svg += fmt::format("<line x1=\"{0}\" x2=\"{1}\" y1=\"{2:.2f}\" y2=\"{2:.2f}\" stroke=\"#888\" stroke-dasharray=\"4 3\"/>\n", left,

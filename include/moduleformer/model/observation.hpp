@@ -30,6 +30,7 @@ struct RouterObservation {
   std::vector<double> mean_probability{};  // (E)
   double conditional_entropy = 0;    // H(e|x), nats
   double loss = 0;                   // unweighted
+  Index tokens = 0;                  // N, without masked ones
 };
 
 /// Set what is wanted, pass it to a forward, read it afterwards. A: the backend's Accumulator.
@@ -94,6 +95,7 @@ struct Observation {
     seen.mean_probability.resize(static_cast<std::size_t>(plan.experts));
     to_host(backend, Vector<double const>(context.statistics.count), seen.load.data());
     to_host(backend, Vector<double const>(context.statistics.probability_sum), seen.mean_probability.data());
+    seen.tokens = plan.tokens;
     double const n = static_cast<double>(plan.tokens);
     for (double& p : seen.mean_probability) p /= n;
     to_host(backend, Vector<double const>{context.statistics.negative_entropy_sum, {1}}, &seen.conditional_entropy);
