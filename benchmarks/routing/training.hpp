@@ -82,15 +82,21 @@ class CellRun {
 
   Moment moment(Model const& model, Index tokens) const {
     mf::Session session{model, {.threads = o_.threads}};
-    RoutersUse use(texts_.domains());
+    mf::RoutingSummary use(domain_names());
     double bits = 0;
     for (std::size_t d = 0; d < texts_.domains(); ++d) bits += score(model, session, d, use, 4);
-    auto const effective = [&](Kind kind) { return use.result(kind).effective; };
+    auto const effective = [&](Kind kind) { return result_of(use, kind).effective; };
     return {tokens, bits / static_cast<double>(texts_.domains()), effective(Kind::attention), effective(Kind::feed_forward)};
   }
 
+  [[nodiscard]] std::vector<std::string> domain_names() const {
+    std::vector<std::string> names;
+    for (Domain const& d : o_.domains) names.push_back(d.name);
+    return names;
+  }
+
   /// Bits per byte of a domain's held-out text, or of its first batches; adds what routers did.
-  double score(Model const& model, mf::Session<mf::DefaultBackend>& session, std::size_t domain, RoutersUse& use, Index batches) const {
+  double score(Model const& model, mf::Session<mf::DefaultBackend>& session, std::size_t domain, mf::RoutingSummary& use, Index batches) const {
     auto const held_out = texts_.held_out(domain);
     mf::Batch batch;
     double nats = 0;
@@ -109,11 +115,11 @@ class CellRun {
   CellResult measure(Model& model) const {
     CellResult result{.policy = std::string(cell_.variant->name), .seed = cell_.seed};
     mf::Session session{model, {.threads = o_.threads}};
-    RoutersUse use(texts_.domains());
+    mf::RoutingSummary use(domain_names());
     for (std::size_t d = 0; d < texts_.domains(); ++d)
       result.domain_bits.push_back(score(model, session, d, use, std::numeric_limits<Index>::max()));
-    result.attention = use.result(Kind::attention);
-    result.feed_forward = use.result(Kind::feed_forward);
+    result.attention = result_of(use, Kind::attention);
+    result.feed_forward = result_of(use, Kind::feed_forward);
     result.task_gradient = gradient_norm(model, {.auxiliary = 0});
     // The cross-entropy divided by a huge number leaves the routing losses alone.
     result.routing_gradient = gradient_norm(model, {.counted = 1e30});

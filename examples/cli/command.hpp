@@ -19,5 +19,6 @@ Run set_up_eval(CLI::App& command);
 Run set_up_inspect(CLI::App& command);
 Run set_up_logits(CLI::App& command);
 Run set_up_routes(CLI::App& command);
+Run set_up_routing(CLI::App& command);
 
 }  // namespace cli

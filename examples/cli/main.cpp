@@ -29,6 +29,7 @@ constexpr Command commands[] = {
     {"eval", "Score a text under a model: bits per byte, perplexity; load and entropies of each router.", cli::set_up_eval},
     {"inspect", "Describe a model: sizes, policies, parameters, bytes, FLOPs per token.", cli::set_up_inspect},
     {"logits", "Run a batch of ids through a model of either kind: logits, losses, gradients.", cli::set_up_logits},
+    {"routing", "Report what routers do with text of several domains.", cli::set_up_routing},
     {"routes", "Record which experts each token goes to; compare two records.", cli::set_up_routes},
 };
 

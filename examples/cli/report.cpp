@@ -2,13 +2,13 @@
 #include "report.hpp"
 
 #include <moduleformer/core/error.hpp>
+#include <moduleformer/io/routing_report.hpp>
 
 #include <fmt/core.h>
 
 #include <algorithm>
 #include <cmath>
 #include <fstream>
-#include <string_view>
 #include <vector>
 
 namespace cli {
@@ -18,24 +18,6 @@ namespace mf = moduleformer;
 namespace {
 
 char const* unit(bool is_text) { return is_text ? "bits per byte" : "bits per token"; }
-
-/// transformer.h.3.attn.q_proj.gate as "3 attention".
-std::string short_name(std::string_view name) {
-  auto const layer = name.substr(std::string_view("transformer.h.").size());
-  return fmt::format("{} {}", layer.substr(0, layer.find('.')), name.find(".attn.") != std::string_view::npos ? "attention" : "feed-forward");
-}
-
-/// Text for XML.
-std::string escaped(std::string_view text) {
-  std::string result;
-  for (char const c : text) {
-    if (c == '<') result += "&lt;";
-    else if (c == '>') result += "&gt;";
-    else if (c == '&') result += "&amp;";
-    else result += c;
-  }
-  return result;
-}
 
 }  // namespace
 
@@ -52,7 +34,7 @@ void print_baselines(Baselines const& baselines, bool is_text) {
 void print_routers(mf::Evaluation const& evaluation) {
   fmt::print("\n{:<15}{:>8}{:>8}{:>11}   share of the chosen slots per expert, %\n", "router", "H(e)", "H(e|x)", "effective");
   for (mf::RouterSummary const& use : evaluation.routers) {
-    fmt::print("{:<15}{:>8.3f}{:>8.3f}{:>5.1f} of {:<2}  ", short_name(use.name), use.marginal_entropy(), use.conditional_entropy(),
+    fmt::print("{:<15}{:>8.3f}{:>8.3f}{:>5.1f} of {:<2}  ", mf::short_router_name(use.name), use.marginal_entropy(), use.conditional_entropy(),
                use.effective_experts(), use.load.size());
     for (double const share : use.load_share()) fmt::print(" {:.0f}", 100 * share);
     fmt::print("\n");
@@ -70,7 +52,7 @@ void print_agreement(std::vector<mf::RouteAgreement> const& routers) {
   };
   auto const count = static_cast<double>(routers.size());
   for (mf::RouteAgreement const& router : routers) {
-    line(short_name(router.router), router);
+    line(mf::short_router_name(router.router), router);
     mean.same_set += router.same_set / count;
     mean.shared_slots += router.shared_slots / count;
     mean.same_first += router.same_first / count;
@@ -90,7 +72,7 @@ void draw_routers(mf::Evaluation const& evaluation, std::string const& title, st
       "font-size=\"12\" fill=\"#222\">\n<rect width=\"100%\" height=\"100%\" fill=\"#fff\"/>\n"
       "<text x=\"16\" y=\"24\" font-size=\"15\">{2}</text>\n"
       "<text x=\"16\" y=\"42\" fill=\"#666\">One bar per expert: its share of the chosen slots. The line is an even share.</text>\n",
-      left + width + 20, height, escaped(title));
+      left + width + 20, height, mf::escape_markup(title));
   for (std::size_t i = 0; i < rows; ++i) {
     mf::RouterSummary const& use = evaluation.routers[i];
     auto const load = use.load_share();
@@ -98,7 +80,7 @@ void draw_routers(mf::Evaluation const& evaluation, std::string const& title, st
     double const largest = std::max(*std::ranges::max_element(load), 1 / experts);
     double const floor = top + row * static_cast<double>(i) + bar + 8, step = width / experts;
     svg += fmt::format("<text x=\"16\" y=\"{:.1f}\">{}</text>\n<text x=\"16\" y=\"{:.1f}\" fill=\"#666\">{:.1f} of {} effective</text>\n",
-                       floor - 24, short_name(use.name), floor - 8, use.effective_experts(), use.load.size());
+                       floor - 24, mf::short_router_name(use.name), floor - 8, use.effective_experts(), use.load.size());
     for (std::size_t e = 0; e < load.size(); ++e) {
       double const tall = bar * load[e] / largest;
       svg += fmt::format("<rect x=\"{:.2f}\" y=\"{:.2f}\" width=\"{:.2f}\" height=\"{:.2f}\" fill=\"{}\"><title>expert {}: {:.2f} %</title></rect>\n",

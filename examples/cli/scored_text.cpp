@@ -11,6 +11,10 @@ namespace mf = moduleformer;
 
 void add_scored_text_options(CLI::App& command, ScoredText& text) {
   add_data_options(command, text.data);
+  add_window_options(command, text);
+}
+
+void add_window_options(CLI::App& command, ScoredText& text) {
   command.add_option("--held-out", text.held_out, "fraction of each document, its tail, that the model reads")
       ->capture_default_str()
       ->check(CLI::Range(0.0, 1.0))

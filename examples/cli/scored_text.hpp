@@ -22,5 +22,7 @@ struct ScoredText {
 };
 
 void add_scored_text_options(CLI::App& command, ScoredText& text);
+/// All of them but --data and --tokens.
+void add_window_options(CLI::App& command, ScoredText& text);
 
 }  // namespace cli

@@ -134,6 +134,14 @@ class RoutingSummary {
     for (std::size_t r = 0; r < seen.routers.size(); ++r) routers[r].add(seen.routers[r]);
   }
 
+  /// What routers did over some tokens of this domain.
+  void add(std::size_t domain, std::vector<RouterSummary> const& seen) {
+    expects(domain < domains_.size(), "routing summary: expected a domain below ", domains_.size(), ", found ", domain);
+    auto& routers = by_domain_[domain];
+    routers.resize(std::max(routers.size(), seen.size()));
+    for (std::size_t r = 0; r < seen.size(); ++r) routers[r].add(seen[r]);
+  }
+
   [[nodiscard]] std::vector<std::string> const& domains() const { return domains_; }
   /// Attention and feed-forward of each layer in turn.
   [[nodiscard]] std::vector<RouterSummary> const& routers(std::size_t domain) const { return by_domain_[domain]; }

@@ -1,0 +1,150 @@
+// SPDX-License-Identifier: MIT
+// moduleformer routing: what a model's routers do with text of several domains, as a table, JSON, CSV and an HTML page.
+#include "command.hpp"
+#include "devices.hpp"
+#include "report.hpp"
+#include "scored_text.hpp"
+
+#include <moduleformer/core/error.hpp>
+#include <moduleformer/io/file_commit.hpp>
+#include <moduleformer/io/output_file.hpp>
+#include <moduleformer/io/routing_report.hpp>
+#include <moduleformer/model/route_agreement.hpp>
+
+#include <CLI/CLI.hpp>
+#include <fmt/core.h>
+
+#include <algorithm>
+#include <memory>
+#include <string>
+#include <vector>
+
+namespace cli {
+namespace {
+
+namespace mf = moduleformer;
+
+struct Domain {
+  std::string name, file;
+};
+
+struct Routing {
+  std::string model, report, json, csv, compare;
+  std::vector<std::string> data;
+  ScoredText text;
+  DeviceOptions device;
+
+  explicit Routing(CLI::App& command) {
+    command.add_option("--model", model, "folder of the model")->required()->type_name("DIR");
+    command.add_option("--data", data, "a domain of data and its text, or its ids as IDS.safetensors; may be given again")
+        ->required()
+        ->type_name("NAME=FILE");
+    command.add_option("--report", report, "write a page with tables and heat maps")->type_name("OUT.html");
+    command.add_option("--json", json, "write all numbers")->type_name("OUT.json");
+    command.add_option("--csv", csv, "write a line for each domain and router")->type_name("OUT.csv");
+    command.add_option("--compare", compare, "also say how far the routes of this model's agree")->type_name("DIR");
+    add_window_options(command, text);
+    add_device_options(command, device);
+  }
+
+  int run() {
+    auto const domains = parse_domains();
+    std::vector<std::string> inputs, outputs;
+    for (Domain const& d : domains) inputs.push_back(d.file);
+    for (std::string const& out : {report, json, csv}) {
+      if (out.empty()) continue;
+      check_output(out, model, inputs);
+      if (std::ranges::find(outputs, out) != outputs.end()) throw UsageError(fmt::format("{} is named as an output twice", out));
+      outputs.push_back(out);
+    }
+    auto const loaded = find_device(device).load(model, false);
+    std::vector<std::string> names;
+    for (Domain const& d : domains) names.push_back(d.name);
+    mf::RoutingSummary summary(names);
+    for (std::size_t d = 0; d < domains.size(); ++d)
+      summary.add(d, loaded->evaluate(read(domains[d], *loaded), device.threads).routers);
+
+    mf::RoutingReport about{.title = fmt::format("Routing of {}", model), .compared_with = compare};
+    if (!compare.empty()) about.agreement = agreement(domains, *loaded);
+    print(summary);
+    if (!about.agreement.empty()) print_agreement(about.agreement);
+    if (!report.empty()) write(report, mf::routing_html(summary, about));
+    if (!json.empty()) write(json, mf::routing_json(summary, about).dump(1) + "\n");
+    if (!csv.empty()) write(csv, mf::routing_csv(summary));
+    return success;
+  }
+
+ private:
+  [[nodiscard]] std::vector<Domain> parse_domains() const {
+    std::vector<Domain> domains;
+    for (std::string const& item : data) {
+      auto const equals = item.find('=');
+      if (equals == std::string::npos || equals == 0 || equals + 1 == item.size())
+        throw UsageError(fmt::format("--data: expected NAME=FILE, found '{}'", item));
+      Domain domain{item.substr(0, equals), item.substr(equals + 1)};
+      if (std::ranges::find(domains, domain.name, &Domain::name) != domains.end())
+        throw UsageError(fmt::format("--data: the domain {} is named twice", domain.name));
+      domains.push_back(std::move(domain));
+    }
+    return domains;
+  }
+
+  [[nodiscard]] Data read(Domain const& domain, LanguageModel const& on) const {
+    ScoredText own = text;
+    if (domain.file.ends_with(".safetensors")) own.data.ids = domain.file;
+    else own.data.files = {domain.file};
+    try {
+      return own.read(on, model);
+    } catch (mf::Error const& error) {
+      mf::fail<mf::Error>("domain ", domain.name, ": ", error.what());
+    }
+  }
+
+  /// The mean over domains of what their records say, each of the same number of tokens or not.
+  [[nodiscard]] std::vector<mf::RouteAgreement> agreement(std::vector<Domain> const& domains, LanguageModel const& loaded) const {
+    auto const other = find_device(device).load(compare, false);
+    std::vector<mf::RouteAgreement> mean;
+    auto const count = static_cast<double>(domains.size());
+    for (Domain const& domain : domains) {
+      Data const batches = read(domain, loaded);
+      auto const found = mf::compare_routes(loaded.record_routes(batches, device.threads), other->record_routes(batches, device.threads));
+      mean.resize(found.size());
+      for (std::size_t r = 0; r < found.size(); ++r) {
+        mean[r].router = found[r].router;
+        mean[r].same_set += found[r].same_set / count;
+        mean[r].shared_slots += found[r].shared_slots / count;
+        mean[r].same_first += found[r].same_first / count;
+        mean[r].gate_difference += found[r].gate_difference / count;
+      }
+    }
+    return mean;
+  }
+
+  static void print(mf::RoutingSummary const& summary) {
+    fmt::print("{:<18}{:>10}{:>11}{:>9}{:>6}{:>9}{:>13}{:>14}\n", "router", "tokens", "effective", "busiest", "dead", "I(e;x)", "I(e;domain)",
+               "dropped gate");
+    auto const routers = summary.routers();
+    for (std::size_t r = 0; r < routers.size(); ++r) {
+      auto const& router = routers[r];
+      fmt::print("{:<18}{:>10.0f}{:>5.1f} of {:<2}{:>9.2f}{:>6}{:>9.3f}{:>13.3f}{:>14.3f}\n", mf::short_router_name(router.name), router.tokens,
+                 router.effective_experts(), router.experts(), router.busiest(), router.dead_experts(), router.mutual_information(),
+                 summary.domain_information(r), router.dropped_gate());
+    }
+    fmt::print("Effective: as many experts, used alike, would be as spread. Busiest: over the mean load. I: what tokens, or domains, say of\n"
+               "a slot's expert, in nats.\n");
+  }
+
+  static void write(std::string const& file, std::string const& content) {
+    mf::FileCommit commit{file};
+    mf::write_file(commit.temporary(), content);
+    commit.finish();
+  }
+};
+
+}  // namespace
+
+Run set_up_routing(CLI::App& command) {
+  return [routing = std::make_shared<Routing>(command)] { return routing->run(); };
+}
+
+}  // namespace cli

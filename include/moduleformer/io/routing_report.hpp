@@ -1,0 +1,223 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+// A summary of routing as JSON, as CSV (a line for each domain and router; one for all domains), and as one HTML page with
+// heat maps: layers by experts, domains by experts, co-activation, and load over training where a history is given.
+
+#include <moduleformer/io/svg.hpp>
+#include <moduleformer/model/route_agreement.hpp>
+#include <moduleformer/model/routing_summary.hpp>
+
+#include <nlohmann/json.hpp>
+
+#include <algorithm>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+namespace moduleformer {
+
+/// Load at moments of a training.
+struct RoutingHistory {
+  std::vector<double> steps;                              // moments
+  std::vector<std::vector<std::vector<double>>> load;     // of each moment, router, expert
+};
+
+/// What a report is made of beside the summary.
+struct RoutingReport {
+  std::string title = "Routing";
+  std::vector<RouteAgreement> agreement{};  // with another checkpoint, of each router
+  std::string compared_with{};
+  RoutingHistory history{};
+};
+
+/// transformer.h.3.attn.q_proj.gate as "3 attention".
+inline std::string short_router_name(std::string_view name) {
+  constexpr std::string_view prefix = "transformer.h.";
+  if (!name.starts_with(prefix)) return std::string(name);
+  auto const rest = name.substr(prefix.size());
+  return std::string(rest.substr(0, rest.find('.'))) + (rest.find(".attn.") != std::string_view::npos ? " attention" : " feed-forward");
+}
+
+namespace detail {
+
+/// A number of a router's table.
+struct RoutingColumn {
+  char const* key;
+  char const* name;
+  int digits;
+  double (*get)(RouterSummary const&);
+};
+inline constexpr RoutingColumn routing_columns[] = {
+    {"tokens", "tokens", 0, [](RouterSummary const& r) { return r.tokens; }},
+    {"marginal_entropy", "H(e), nats", 3, [](RouterSummary const& r) { return r.marginal_entropy(); }},
+    {"conditional_entropy", "H(e|x), nats", 3, [](RouterSummary const& r) { return r.conditional_entropy(); }},
+    {"mutual_information", "I(e;x), nats", 3, [](RouterSummary const& r) { return r.mutual_information(); }},
+    {"effective_experts", "effective experts", 2, [](RouterSummary const& r) { return r.effective_experts(); }},
+    {"busiest", "busiest / mean load", 2, [](RouterSummary const& r) { return r.busiest(); }},
+    {"load_variation", "variation of load", 2, [](RouterSummary const& r) { return r.variation(); }},
+    {"dead_experts", "dead experts", 0, [](RouterSummary const& r) { return static_cast<double>(r.dead_experts()); }},
+    {"dropped_gate", "dropped gate", 3, [](RouterSummary const& r) { return r.dropped_gate(); }},
+};
+
+inline nlohmann::ordered_json router_json(RouterSummary const& r) {
+  nlohmann::ordered_json json{{"router", r.name}, {"experts", r.experts()}};
+  for (RoutingColumn const& c : routing_columns) json[c.key] = c.get(r);
+  json["load"] = r.load;
+  json["mean_probability"] = r.mean_probability();
+  auto& together = json["coactivation"] = nlohmann::ordered_json::array();
+  for (std::size_t e = 0; e < r.experts(); ++e) {
+    auto const row = r.coactivation.begin() + static_cast<std::ptrdiff_t>(e * r.experts());
+    together.push_back(std::vector<double>(row, row + static_cast<std::ptrdiff_t>(r.experts())));
+  }
+  return json;
+}
+
+inline std::vector<std::string> numbered(std::size_t count) {
+  std::vector<std::string> names;
+  for (std::size_t i = 0; i < count; ++i) names.push_back(std::to_string(i));
+  return names;
+}
+
+/// Percent of all slots.
+inline std::vector<double> percent(RouterSummary const& r) {
+  auto shares = r.load_share();
+  for (double& s : shares) s *= 100;
+  return shares;
+}
+
+inline std::string router_table(RoutingSummary const& summary, std::vector<RouterSummary> const& routers, bool with_domains) {
+  std::string html = "<table><tr><th>router</th><th>experts</th>";
+  for (RoutingColumn const& c : routing_columns) html += "<th>" + escape_markup(c.name) + "</th>";
+  if (with_domains) html += "<th>I(e;domain), nats</th>";
+  html += "</tr>\n";
+  for (std::size_t i = 0; i < routers.size(); ++i) {
+    html += "<tr><td>" + escape_markup(short_router_name(routers[i].name)) + "</td><td>" + std::to_string(routers[i].experts()) + "</td>";
+    for (RoutingColumn const& c : routing_columns) html += "<td>" + fixed_text(c.get(routers[i]), c.digits) + "</td>";
+    if (with_domains) html += "<td>" + fixed_text(summary.domain_information(i), 3) + "</td>";
+    html += "</tr>\n";
+  }
+  return html + "</table>\n";
+}
+
+/// Load of all routers of a kind: 0 for attention, 1 for feed-forward.
+inline std::string load_map(std::vector<RouterSummary> const& routers, std::size_t kind) {
+  HeatMap map{kind == 0 ? "Load of attention experts, by layer" : "Load of feed-forward experts, by layer", "% of a router's slots", {}, {}, {}, 1};
+  std::size_t most = 0;
+  for (std::size_t r = kind; r < routers.size(); r += 2) {
+    map.rows.push_back("layer " + std::to_string(r / 2));
+    map.values.push_back(percent(routers[r]));
+    most = std::max(most, routers[r].experts());
+  }
+  map.columns = numbered(most);
+  return to_svg(map);
+}
+
+}  // namespace detail
+
+inline nlohmann::ordered_json routing_json(RoutingSummary const& summary, RoutingReport const& report = {}) {
+  nlohmann::ordered_json json{{"title", report.title}, {"domains", nlohmann::ordered_json::object()}, {"all", nlohmann::ordered_json::array()}};
+  for (std::size_t d = 0; d < summary.domains().size(); ++d) {
+    auto& routers = json["domains"][summary.domains()[d]] = nlohmann::ordered_json::array();
+    for (RouterSummary const& r : summary.routers(d)) routers.push_back(detail::router_json(r));
+  }
+  auto const all = summary.routers();
+  for (std::size_t i = 0; i < all.size(); ++i) {
+    json["all"].push_back(detail::router_json(all[i]));
+    json["all"].back()["domain_information"] = summary.domain_information(i);
+  }
+  if (!report.agreement.empty()) {
+    json["compared_with"] = report.compared_with;
+    auto& agreement = json["agreement"] = nlohmann::ordered_json::array();
+    for (RouteAgreement const& a : report.agreement)
+      agreement.push_back({{"router", a.router}, {"same_set", a.same_set}, {"shared_slots", a.shared_slots}, {"same_first", a.same_first},
+                           {"gate_difference", a.gate_difference}});
+  }
+  return json;
+}
+
+inline std::string routing_csv(RoutingSummary const& summary) {
+  std::string csv = "domain,router,experts";
+  for (detail::RoutingColumn const& c : detail::routing_columns) csv += std::string(",") + c.key;
+  csv += ",load\n";
+  auto const add = [&](std::string const& domain, std::vector<RouterSummary> const& routers) {
+    std::string quoted;
+    for (char const c : domain) quoted += c == '"' ? "\"\"" : std::string(1, c);
+    for (RouterSummary const& r : routers) {
+      csv += "\"" + quoted + "\"," + r.name + "," + std::to_string(r.experts());
+      for (detail::RoutingColumn const& c : detail::routing_columns) csv += "," + nlohmann::json(c.get(r)).dump();
+      csv += ",";
+      for (std::size_t e = 0; e < r.experts(); ++e) csv += (e == 0 ? "" : " ") + fixed_text(r.load[e], 0);
+      csv += "\n";
+    }
+  };
+  for (std::size_t d = 0; d < summary.domains().size(); ++d) add(summary.domains()[d], summary.routers(d));
+  add("all", summary.routers());
+  return csv;
+}
+
+/// A whole page that needs nothing else.
+inline std::string routing_html(RoutingSummary const& summary, RoutingReport const& report = {}) {
+  auto const all = summary.routers();
+  bool const several = summary.domains().size() > 1;
+  std::string html = "<!DOCTYPE html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"/><title>" + escape_markup(report.title) +
+                     "</title>\n<style>:root{color-scheme:light dark}body{font-family:sans-serif;margin:2em;max-width:80em}"
+                     "table{border-collapse:collapse;margin:1em 0}th,td{padding:.2em .7em;text-align:right;border-bottom:1px solid #8884}"
+                     "th{vertical-align:bottom}th:first-child,td:first-child{text-align:left}figure{display:inline-block;margin:1em 2em 1em 0}"
+                     "svg{max-width:100%;height:auto}</style></head>\n<body><h1>" + escape_markup(report.title) + "</h1>\n";
+  auto const figure = [&](std::string const& svg) { html += "<figure>" + svg + "</figure>\n"; };
+  html += "<p>e: the expert of a slot, x: a token. Effective experts: as many, used alike, would be as spread. Dropped gate: the probability "
+          "of experts that were not chosen.</p>\n<h2>Routers</h2>\n" + detail::router_table(summary, all, several);
+  for (std::size_t const kind : {0u, 1u})
+    if (all.size() > kind) figure(detail::load_map(all, kind));
+
+  if (several) {
+    html += "<h2>Domains</h2>\n";
+    for (std::size_t r = 0; r < all.size(); ++r) {
+      HeatMap map{short_router_name(all[r].name), "% of the domain's slots", summary.domains(), detail::numbered(all[r].experts()), {}, 1};
+      for (std::size_t d = 0; d < summary.domains().size(); ++d)
+        map.values.push_back(r < summary.routers(d).size() ? detail::percent(summary.routers(d)[r]) : std::vector<double>{});
+      figure(to_svg(map));
+    }
+    for (std::size_t d = 0; d < summary.domains().size(); ++d)
+      html += "<h3>" + escape_markup(summary.domains()[d]) + "</h3>\n" + detail::router_table(summary, summary.routers(d), false);
+  }
+
+  html += "<h2>Chosen together</h2>\n";
+  for (RouterSummary const& r : all) {
+    HeatMap map{short_router_name(r.name), "% of tokens", detail::numbered(r.experts()), detail::numbered(r.experts()), {}, 1};
+    for (std::size_t e = 0; e < r.experts(); ++e) {
+      auto& row = map.values.emplace_back();
+      for (std::size_t other = 0; other < r.experts(); ++other)
+        row.push_back(e == other || r.tokens == 0 ? 0 : 100 * r.coactivation[e * r.experts() + other] / r.tokens);
+    }
+    figure(to_svg(map));
+  }
+
+  if (!report.history.steps.empty()) {
+    html += "<h2>Load over training</h2>\n";
+    for (std::size_t r = 0; r < report.history.load.front().size(); ++r) {
+      HeatMap map{r < all.size() ? short_router_name(all[r].name) : std::to_string(r), "% of a router's slots", {}, {}, {}, 1};
+      for (std::size_t i = 0; i < report.history.steps.size(); ++i) {
+        map.rows.push_back("step " + fixed_text(report.history.steps[i], 0));
+        RouterSummary at;
+        at.load = report.history.load[i][r];
+        map.columns = detail::numbered(at.load.size());
+        map.values.push_back(detail::percent(at));
+      }
+      figure(to_svg(map));
+    }
+  }
+
+  if (!report.agreement.empty()) {
+    html += "<h2>Agreement with " + escape_markup(report.compared_with) + "</h2>\n<table><tr><th>router</th><th>same experts</th><th>shared slots</th>"
+            "<th>same first expert</th><th>difference of gates</th></tr>\n";
+    for (RouteAgreement const& a : report.agreement)
+      html += "<tr><td>" + escape_markup(short_router_name(a.router)) + "</td><td>" + fixed_text(a.same_set, 3) + "</td><td>" +
+              fixed_text(a.shared_slots, 3) + "</td><td>" + fixed_text(a.same_first, 3) + "</td><td>" + fixed_text(a.gate_difference, 4) + "</td></tr>\n";
+    html += "</table>\n";
+  }
+  return html + "</body></html>\n";
+}
+
+}  // namespace moduleformer

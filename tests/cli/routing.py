@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: MIT
+"""The report of routing: its numbers, its files, and what it refuses."""
+import csv
+import json
+import unittest
+import xml.etree.ElementTree as ElementTree
+
+import support
+
+
+class Routing(support.ProgramTest):
+    def setUp(self):
+        super().setUp()
+        self.train("model", 6, "--no-eval")
+        self.digits = self.path / "digits.txt"
+        self.digits.write_text("0123456789 " * 80)
+
+    def routing(self, *more, status=0):
+        data = [item for pair in (("words", self.text), ("di<g>its", self.digits)) for item in ("--data", f"{pair[0]}={pair[1]}")]
+        return self.run_program("routing", "--model", "model", *data, *more, status=status)
+
+    def test_the_report(self):
+        shown = self.routing("--report", "report.html", "--json", "report.json", "--csv", "report.csv").out
+        report = json.loads((self.path / "report.json").read_text())
+        self.assertEqual(set(report["domains"]), {"words", "di<g>its"})
+        self.assertEqual(len(report["all"]), 4)
+        for number, router in enumerate(report["all"]):
+            self.assertEqual(router["experts"], 4)
+            self.assertEqual(sum(router["load"]), 2 * router["tokens"])
+            self.assertAlmostEqual(sum(router["mean_probability"]), 1, places=6)
+            self.assertLessEqual(router["effective_experts"], 4 + 1e-9)
+            self.assertGreaterEqual(router["mutual_information"], -1e-6)
+            self.assertGreaterEqual(router["domain_information"], 0)
+            parts = [report["domains"][name][number] for name in report["domains"]]
+            self.assertEqual([sum(x) for x in zip(*(part["load"] for part in parts))], router["load"])
+            for e in range(4):
+                self.assertEqual(router["coactivation"][e][e], router["load"][e])
+        rows = list(csv.DictReader((self.path / "report.csv").read_text().splitlines()))
+        self.assertEqual([row["domain"] for row in rows], ["words"] * 4 + ["di<g>its"] * 4 + ["all"] * 4)
+        self.assertAlmostEqual(float(rows[8]["effective_experts"]), report["all"][0]["effective_experts"])
+        page = (self.path / "report.html").read_text()
+        root = ElementTree.fromstring(page.replace("<!DOCTYPE html>", ""))  # well-formed as XML too
+        self.assertEqual(len([e for e in root.iter() if e.tag.endswith("svg")]), 2 + 4 + 4)
+        self.assertIn("di&lt;g&gt;its", page)
+        self.assertNotIn("http", page.replace("http://www.w3.org/2000/svg", ""))
+        self.assertIn("1 feed-forward", shown)
+
+    def test_agreement_of_two_checkpoints(self):
+        self.train("other", 6, "--no-eval", "--seed", 5)
+        self.routing("--compare", "model", "--json", "same.json")
+        self.routing("--compare", "other", "--json", "other.json")
+        same = json.loads((self.path / "same.json").read_text())["agreement"]
+        other = json.loads((self.path / "other.json").read_text())["agreement"]
+        self.assertTrue(all(router["same_set"] == 1 and router["gate_difference"] == 0 for router in same))
+        self.assertTrue(any(router["same_set"] < 1 for router in other))
+
+    def test_what_is_refused(self):
+        def refuse(status, words, *arguments):
+            result = self.run_program("routing", "--model", "model", *arguments, status=status)
+            self.assertIn(words, result.err)
+        one = ("--data", f"a={self.text}")
+        refuse(2, "expected NAME=FILE", "--data", self.text)
+        refuse(2, "named twice", *one, *one)
+        refuse(1, "domain b: ", *one, "--data", "b=nowhere.txt")
+        (self.path / "empty.txt").write_text("")
+        refuse(1, "domain b: ", *one, "--data", "b=empty.txt")
+        refuse(2, "twice", *one, "--json", "x", "--csv", "x")
+        refuse(1, "nowhere", *one, "--report", "nowhere/report.html")
+        self.run_program("routing", "--model", "nothing", *one, status=1)
+        self.run_program("routing", "--model", "model", *one, "--compare", "nothing", status=1)
+        self.assertFalse((self.path / "x").exists())
+
+
+if __name__ == "__main__":
+    unittest.main(verbosity=2)
