@@ -84,6 +84,7 @@ BOOST_FIXTURE_TEST_CASE(policies_and_layers_of_all_kinds, TemporaryFolder) {
   using Sum = mf::WeightedSum<mf::MutualInformationLoss, mf::LoadConcentrationLoss, mf::SwitchLoss, mf::RouterZLoss,
                               mf::ImportanceLoss, mf::LoadLoss>;
   policies.routing_loss = Sum{.weights = {1, 0, 0.1, 1e-3, 0, 0.25}};
+  policies.statistics = mf::WholeBatchStatistics{};
   auto const model = Dynamic::random(3, config, {.router_dropout = 0.125}, policies);
   mf::save(model, path() / "m");
   auto const again = mf::load<Dynamic>(path() / "m");

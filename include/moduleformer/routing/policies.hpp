@@ -60,8 +60,8 @@ inline constexpr bool counts_are_equal =
 /// Whether the gate of the only one chosen of several is 1 whatever the logits.
 template <class Selection, class Gating>
 constexpr bool gate_is_constant(Index top_k, Index experts) {
-  if constexpr (std::derived_from<Selection, FixedSlots> && requires { requires Gating::sums_to_one; })
-    return top_k == 1 && experts > 1;
+  // Where slots may stay empty, the number of a token's experts varies.
+  if constexpr (requires { requires Gating::sums_to_one && !Selection::leaves_empty(true); }) return top_k == 1 && experts > 1;
   else return false;
 }
 
