@@ -24,6 +24,7 @@ class ReplayChecks {
   using A = typename B::Accumulator;
   using Keeping = CausalLM<tiny_shape, Policies<>, B>;
   using Balanced = CausalLM<tiny_shape, Policies<BiasedTopK, WholeBatchStatistics>, B>;
+  using Pooled = CausalLM<tiny_shape, Policies<DocumentPool>, B>;
   using ByExperts = CausalLM<tiny_shape, Policies<ExpertChoice, RecomputeBlocks>, B>;
   using Recomputing = CausalLM<tiny_shape, Policies<RecomputeBlocks>, B>;
 
@@ -106,6 +107,7 @@ class ReplayChecks {
     BOOST_TEST(same_bits(weights_own, train<Keeping>({.record_steps = true}, &record, 2)));
     check_training_of<Balanced>();  // whose routes change a bias
     check_training_of<ByExperts>();
+    check_training_of<Pooled>();
     RouteRecord other = record;
     for (RecordedRouter& router : other.routers)
       for (ExpertId& id : router.experts) id = static_cast<ExpertId>((id + 1) % router.size.experts);
@@ -201,6 +203,13 @@ class ReplayChecks {
  private:
   static constexpr Index steps = 4;
 
+  /// With all that is random, as far as the selection knows it.
+  template <class Model>
+  static Settings training_settings() {
+    Settings settings = random_settings;
+    if constexpr (!requires { Model::PoliciesType::Selection::samples_slots; }) settings.sampled_slots = 0;
+    return settings;
+  }
   static void expect(std::string const& found, std::string const& message) {
     BOOST_TEST(found.find(message) != std::string::npos, found << " does not say: " << message);
   }
@@ -234,7 +243,7 @@ class ReplayChecks {
   /// Weights after steps on the trainer's own routes, and these.
   template <class Model>
   static std::pair<std::vector<A>, RouteRecord> train_and_record() {
-    auto model = Model::random(4, random_settings);
+    auto model = Model::random(4, training_settings<Model>());
     Trainer trainer{model, AdamW{.learning_rate = 1e-2}, Constant{}, {.threads = 2, .seed = 6}};
     auto gradient = model.make_gradient();
     RouteRecord record;
@@ -256,7 +265,7 @@ class ReplayChecks {
   static std::vector<A> train(TrainerOptions how, RouteRecord const* record, Index replayed = steps) {
     how.threads = 1;
     how.seed = 6;
-    auto model = Model::random(4, random_settings);
+    auto model = Model::random(4, training_settings<Model>());
     Trainer trainer{model, AdamW{.learning_rate = 1e-2}, Constant{}, how};
     for (Index step = 0; step < steps; ++step) {
       std::vector<Replay> replays;
