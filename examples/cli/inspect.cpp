@@ -70,7 +70,9 @@ struct Inspect {
     FolderContents const contents = read_folder(model);
     print_shape(contents);
     for (auto const& [role, policy] : contents.policies) line(role.c_str(), policy);
-    mf::Settings::visit(contents.settings, [](char const* key, auto const& value) { line(key, fmt::format("{}", value)); });
+    auto const print = [](char const* key, auto const& value) { line(key, fmt::format("{}", value)); };
+    mf::Settings::visit(contents.settings, print);
+    mf::Settings::visit_own(contents.settings, print);
 
     mf::Counts const& counts = contents.counts;
     mf::Index bytes = 0;

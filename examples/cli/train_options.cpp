@@ -51,6 +51,7 @@ std::map<std::string_view, Help> const& helps() {
       {"embedding-dropout", {settings, "dropout after the embedding"}},
       {"residual-dropout", {settings, "dropout on residual branches"}},
       {"router-dropout", {settings, "dropout inside mlp routers"}},
+      {"router-jitter", {settings, "in training, a router's input is multiplied by draws from 1 - this to 1 + this"}},
       {"sampled-slots", {settings, "of the chosen experts, how many are drawn at random in training"}},
       {"initializer-range", {settings, "standard deviation of initial weights"}},
       {"rows", {data, "windows of a micro-batch"}},
@@ -174,6 +175,7 @@ mf::Settings TrainOptions::settings() const {
           .embedding_dropout = embedding_dropout,
           .residual_dropout = residual_dropout,
           .router_dropout = router_dropout,
+          .router_jitter = router_jitter,
           .sampled_slots = sampled_slots,
           .initializer_range = initializer_range};
 }

@@ -34,7 +34,8 @@ struct TrainOptions {
   std::string attention, activation, router, selection, gating, norm, routing_loss, statistics;
   std::string loss_numbers, selection_numbers;
   // Settings.
-  double aux_loss_weight = 0.001, embedding_dropout = 0, residual_dropout = 0, router_dropout = 0, initializer_range = 0.02;
+  double aux_loss_weight = 0.001, embedding_dropout = 0, residual_dropout = 0, router_dropout = 0, router_jitter = 0;
+  double initializer_range = 0.02;
   moduleformer::Index sampled_slots = 0;
   // Data.
   moduleformer::Index rows = 8, window = 256, steps = 1000, accumulate = 1;
@@ -96,6 +97,7 @@ void TrainOptions::visit(Self& self, Visitor&& visit) {
   visit("embedding-dropout", self.embedding_dropout);
   visit("residual-dropout", self.residual_dropout);
   visit("router-dropout", self.router_dropout);
+  visit("router-jitter", self.router_jitter);
   visit("sampled-slots", self.sampled_slots);
   visit("initializer-range", self.initializer_range);
   visit("rows", self.rows);

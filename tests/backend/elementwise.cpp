@@ -96,6 +96,32 @@ BOOST_AUTO_TEST_CASE(dropout_keeps_the_mean_and_nothing_else_changes_the_mask) {
   BOOST_CHECK_THROW(apply_dropout(backend, {{&key, 1}, 1.0f}, ones.view(), out.view()), mf::Error);
 }
 
+BOOST_AUTO_TEST_CASE_TEMPLATE(jitter, S, Scalars) {
+  mf::RandomKey const key{11, 3, 0};
+  mf::Jitter const jitter{{&key, 4}, 0.25f};
+  for (Size const& size : sizes) {
+    auto const x = random_array<S>(1, size.rows, size.width);
+    auto const found = mf::test::run<S>([&](mf::Cpu<S>& backend) {
+      auto out = x;
+      apply_jitter(backend, jitter, out.view(), out.view());
+      return out.values();
+    });
+    std::vector<double> expected;
+    for (std::size_t i = 0; i < x.values().size(); ++i) {
+      double const u = static_cast<double>(mf::to_unit(mf::random_words(key.at(4), i / 4)[i % 4]));
+      expected.push_back((0.75 + 0.5 * u) * static_cast<double>(x.values()[i]));
+    }
+    BOOST_TEST(relative_error(found, expected) < 2e-7);  // draws are floats
+    mf::Cpu<S> backend{1};
+    auto unchanged = random_array<S>(2, size.rows, size.width);
+    apply_jitter(backend, mf::Jitter{}, x.view(), unchanged.view());
+    BOOST_TEST(unchanged.values() == x.values());
+  }
+  mf::Cpu<S> backend{1};
+  auto x = random_array<S>(1, 2, 3);
+  BOOST_CHECK_THROW(apply_jitter(backend, {{&key, 4}, 1.0f}, x.view(), x.view()), mf::Error);
+}
+
 BOOST_AUTO_TEST_CASE_TEMPLATE(activations, S, Scalars) {
   auto const check = [](auto act) {
     for (Size const& size : sizes) {

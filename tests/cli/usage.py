@@ -11,7 +11,7 @@ COMMANDS = {
     "train": "--data --tokens --out --resume --overwrite --save-every --no-eval --threads --device --precision --vocab --hidden --layers "
              "--router-hidden --attention-experts --attention-top-k --heads --attention-hidden --ffn-experts --ffn-top-k "
              "--ffn-hidden --attention --activation --router --selection --selection-numbers --gating --norm --routing-loss --loss-numbers --statistics "
-             "--aux-loss-weight --embedding-dropout --residual-dropout --router-dropout --sampled-slots "
+             "--aux-loss-weight --embedding-dropout --residual-dropout --router-dropout --router-jitter --sampled-slots "
              "--initializer-range --rows --window --steps --accumulate --held-out --eos --schedule --rate --warmup --decay "
              "--floor --weight-decay --beta1 --beta2 --epsilon --clip --recompute --seed",
     "generate": "--model --prompt --tokens --max-new-tokens --temperature --top-k --top-p --repetition-penalty --stop-id "
@@ -62,6 +62,7 @@ class WrongUsage(support.ProgramTest):
         self.refuse(2, "n_embd", *train, "--hidden", "-4")
         self.refuse(2, "n_layer", *train, "--layers", "99999999999")
         self.refuse(2, "moe_pdrop", *train, "--router-dropout", "1")
+        self.refuse(2, "router_jitter", *train, "--router-jitter", "-0.1")
         self.refuse(2, "sample_topk", *train, "--sampled-slots", "3")
         self.refuse(2, "warmup", *train, "--steps", "5", "--warmup", "9")
         self.refuse(2, "beta2", *train, "--beta2", "1")

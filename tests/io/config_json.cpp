@@ -136,7 +136,8 @@ BOOST_FIXTURE_TEST_CASE(keys_of_our_own, Folder) {
                          {"save_id", "0123456789abcdef"},
                          {"policies", {{"attention", "strict"}, {"gate_type", "mlp_relu"},
                                        {"aux_loss_type", {{"name", "weighted_sum"}, {"mi", 1}, {"router_z", 0.5}}}}},
-                         {"n_att_experts", {4, 3}}};
+                         {"n_att_experts", {4, 3}},
+                         {"router_jitter", 0.25}};
   auto const stored = read(own);
   BOOST_TEST(stored.save_id == "0123456789abcdef");
   BOOST_TEST(stored.policies.at("attention").name == "strict");
@@ -144,6 +145,8 @@ BOOST_FIXTURE_TEST_CASE(keys_of_our_own, Folder) {
   BOOST_TEST((stored.policies.at("aux_loss_type") == mf::StoredPolicy{"weighted_sum", {{"mi", 1.0}, {"router_z", 0.5}}}));
   BOOST_TEST((stored.config.attention.experts == mf::ExpertCounts(std::vector<mf::Index>{4, 3})));
   BOOST_TEST((stored.config.feed_forward.experts == mf::ExpertCounts(6)));
+  BOOST_TEST(stored.settings.router_jitter == 0.25);
+  BOOST_TEST(json::parse(mf::config_text(stored, "float32")).at("moduleformer") == own["moduleformer"]);
 
   auto const refused = [&](json const& value) { return refusal_with("moduleformer", value); };
   BOOST_TEST(contains(refused(3), "moduleformer: expected an object, found 3"));
@@ -160,6 +163,7 @@ BOOST_FIXTURE_TEST_CASE(keys_of_our_own, Folder) {
   BOOST_TEST(contains(refused({{"policies", {{"attention", json::object()}}}}), "moduleformer.policies.attention.name is missing"));
   BOOST_TEST(contains(refused({{"policies", {{"aux_loss_type", {{"name", "switch"}, {"z_weight", "much"}}}}}}),
                       "moduleformer.policies.aux_loss_type.z_weight: expected a number, found 'much'"));
+  BOOST_TEST(contains(refused({{"router_jitter", 1}}), "router_jitter: expected a number in [0, 1), found 1"));
   json contradiction = minimal();
   contradiction["gate_type"] = "gmm";
   contradiction["moduleformer"] = {{"policies", {{"gate_type", "mlp_relu"}}}};

@@ -23,7 +23,7 @@ using Backends = std::tuple<mf::CudaEmulated<float>, mf::CudaEmulated<mf::bfloat
 template <class B>
 std::vector<float> gradients(Variant const& variant, bool recompute) {
   auto model = model_on<B>(variant);
-  model.set_settings({.aux_loss_weight = 0.2, .embedding_dropout = 0.1, .residual_dropout = 0.2, .router_dropout = 0.1,
+  model.set_settings({.aux_loss_weight = 0.2, .embedding_dropout = 0.1, .residual_dropout = 0.2, .router_dropout = 0.1, .router_jitter = 0.1,
                       .sampled_slots = 1});
   model.policies().checkpointing.recompute_blocks = recompute;
   mf::Batch batch = mf::Batch::packed({some_ids(1, 1), some_ids(19, 2), some_ids(12, 3)});

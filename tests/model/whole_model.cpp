@@ -80,7 +80,7 @@ BOOST_AUTO_TEST_CASE(classifier_gradients) {
 }
 
 BOOST_AUTO_TEST_CASE(recomputation_gives_the_same_bits) {
-  mf::Settings const settings{.aux_loss_weight = 0.2, .embedding_dropout = 0.1, .residual_dropout = 0.2, .router_dropout = 0.1,
+  mf::Settings const settings{.aux_loss_weight = 0.2, .embedding_dropout = 0.1, .residual_dropout = 0.2, .router_dropout = 0.1, .router_jitter = 0.1,
                               .sampled_slots = 1};
   auto const keep = larger_parameters<mf::CausalLM<shape, mf::Policies<>, Double>>(settings);
   auto const recompute = larger_parameters<mf::CausalLM<shape, Recomputing, Double>>(settings);

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// A router with its selection, gates and loss: numeric gradients of every gating, what gates are, what noise does.
+// A router with its selection, gates and loss: numeric gradients of every gating, what gates are, what noise and jitter do.
 
 #include "support/layer.hpp"
 
@@ -35,14 +35,14 @@ struct Routed {
     return test.layer.forward(pass, test.values, {x.data(), {size.n, size.d}}, {}, mf::RandomSite::feed_forward_router);
   }
   double value() {
-    auto pass = test.pass();
+    auto pass = test.pass(training);
     auto const context = forward(pass);
     return dot(weights, context.choice.gates) + LayerUnderTest<Layer>::routing_weight * *context.loss;
   }
   void check() {
     std::vector<double> dx(x.size(), 1e9);
     {
-      auto pass = test.pass();
+      auto pass = test.pass(training);
       auto const context = forward(pass);
       test.layer.backward(pass, test.values, test.gradients, context, mf::RandomSite::feed_forward_router,
                           {x.data(), {size.n, size.d}}, mf::Matrix<double const>{weights.data(), {size.n, size.k}},
@@ -51,13 +51,13 @@ struct Routed {
     check_gradient("dx", x, dx, [&] { return value(); });
     test.check_parameters([&] { return value(); });
   }
-  std::vector<double> gates(bool training = false) {
-    auto pass = test.pass(training);
+  std::vector<double> gates(bool in_training = false) {
+    auto pass = test.pass(in_training);
     auto const context = forward(pass);
     return {context.choice.gates.begin(), context.choice.gates.end()};
   }
-  std::vector<mf::ExpertId> experts(bool training = false) {
-    auto pass = test.pass(training);
+  std::vector<mf::ExpertId> experts(bool in_training = false) {
+    auto pass = test.pass(in_training);
     auto const context = forward(pass);
     return {context.choice.experts.begin(), context.choice.experts.end()};
   }
@@ -67,9 +67,11 @@ struct Routed {
   LayerUnderTest<Layer> test;
   std::vector<double> x, weights;
   mf::Vector<mf::Sequence const> documents{};
+  bool training = false;
 };
 
 using Gatings = boost::mpl::list<mf::SoftmaxGates, mf::TopKSoftmaxGates, mf::SigmoidGates, mf::NormalisedSigmoidGates>;
+using Routers = boost::mpl::list<mf::MlpRouter, mf::MlpReluRouter, mf::LinearRouter, mf::GmmRouter>;
 constexpr Sizes all_sizes[] = {{1, 2, 1, 1}, {1, 3, 4, 2}, {7, 5, 5, 5}, {65, 4, 6, 2}, {131, 3, 9, 4}};
 
 }  // namespace
@@ -210,4 +212,35 @@ BOOST_AUTO_TEST_CASE(gumbel_noise_is_for_training_and_of_its_scale) {
   BOOST_TEST(at_scale(0, true) == 0);
   BOOST_TEST(at_scale(0.05, true) > 0);
   BOOST_TEST(at_scale(0.05, true) < at_scale(2, true));
+}
+
+namespace {
+
+template <class Policies>
+Routed<Policies>& jittered(Routed<Policies>&& routed, double width) {
+  routed.test.settings.router_jitter = width;
+  routed.training = true;
+  return routed;
+}
+
+}  // namespace
+
+// The draws are the same in every forward of a step, so differences see them as constants.
+BOOST_AUTO_TEST_CASE_TEMPLATE(gradients_of_every_router_under_jitter, R, Routers) {
+  for (Sizes const s : all_sizes) jittered(Routed<mf::Policies<R>>(s), 0.3).check();
+  jittered(Routed<mf::Policies<R, mf::RouterZLoss, mf::NormalisedSigmoidGates>>({65, 4, 6, 2}), 0.3).check();
+}
+
+BOOST_AUTO_TEST_CASE(jitter_multiplies_what_the_router_reads_in_training) {
+  Sizes const s{90, 4, 6, 2};
+  Routed<mf::Policies<>> plain(s), other(s);
+  auto const expected = plain.gates();
+  other.test.settings.router_jitter = 0.2;
+  BOOST_TEST((other.gates(false) == expected));
+  BOOST_TEST((other.gates(true) != expected));
+  // The same router without jitter, of tokens that were multiplied before.
+  mf::RandomKey const key{7, 3, static_cast<std::uint32_t>(mf::RandomSite::feed_forward_jitter)};
+  for (std::size_t i = 0; i < plain.x.size(); ++i)
+    plain.x[i] *= static_cast<double>(mf::Jitter{{}, 0.2f}.factor(mf::random_words(key, i / 4)[i % 4]));
+  BOOST_TEST((other.gates(true) == plain.gates(true)));
 }

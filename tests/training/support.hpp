@@ -24,7 +24,8 @@ inline constexpr Shape tiny_shape{.vocab_size = 256, .hidden_size = 12, .layers 
 
 /// With everything random that training knows.
 inline constexpr Settings random_settings{.aux_loss_weight = 0.01, .embedding_dropout = 0.1, .residual_dropout = 0.2,
-                                          .router_dropout = 0.1, .sampled_slots = 1, .initializer_range = 0.3};
+                                          .router_dropout = 0.1, .router_jitter = 0.1, .sampled_slots = 1,
+                                          .initializer_range = 0.3};
 
 inline std::string const repetitive_text = [] {
   std::string text;

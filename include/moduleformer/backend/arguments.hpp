@@ -65,6 +65,15 @@ struct Dropout {
   float probability = 0;
 };
 
+/// Multiplies elements by draws from U(1 - width, 1 + width); they come from the words that dropout would take.
+struct Jitter {
+  RandomSource random{};
+  float width = 0;
+  [[nodiscard]] MODULEFORMER_HOST_DEVICE constexpr float factor(std::uint32_t word) const {
+    return 1 + width * (2 * to_unit(word) - 1);
+  }
+};
+
 /// What a router did, summed over N tokens; everything that a routing loss may depend on.
 struct RoutingStatistics {
   Index tokens = 0;                      // N

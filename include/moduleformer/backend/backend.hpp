@@ -93,9 +93,10 @@ concept Experts = requires(B& b, RoutingPlan plan, Matrix<S const> m, Rows rows,
 
 template <class B, class S = typename B::Scalar, class A = typename B::Accumulator, class Act = Silu>
 concept Elementwise = requires(B& b, Matrix<S const> m, Matrix<S> out, Matrix<A const> sum, Matrix<A> sums,
-                               Vector<A const> v, Vector<A> vec, Dropout drop, Index k, Act act) {
+                               Vector<A const> v, Vector<A> vec, Dropout drop, Jitter jitter, Index k, Act act) {
   combine(b, k, m, drop, m, out);            // out[t] = residual[t] + dropout(sum_s y[t*K+s]), s ascending
   apply_dropout(b, drop, m, out);            // out = dropout(x); also its own backward
+  apply_jitter(b, jitter, m, out);           // out = jitter(x); also its own backward
   activation_forward(b, act, m, out);        // y = act(z)
   activation_backward(b, act, m, m, out);    // dy, z -> dz = dy act'(z)
   add(b, sum, sums);                         // out += x

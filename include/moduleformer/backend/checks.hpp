@@ -42,6 +42,10 @@ inline void expect_probability(char const* where, Dropout const& drop) {
           drop.probability);
 }
 
+inline void expect_width(char const* where, Jitter const& jitter) {
+  expects(jitter.width >= 0 && jitter.width < 1, where, ": expected a jitter in [0, 1), found ", jitter.width);
+}
+
 inline void expect_slots(char const* where, Index slots) {
   expects(slots > 0, where, ": expected at least one slot, found ", slots);
 }

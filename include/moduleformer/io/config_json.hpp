@@ -3,7 +3,7 @@
 // config.json of the published layout (github.com/IBM/ModuleFormer, configuration_moduleformer.py), read
 // into sizes, settings and names of policies, and written from them. What its keys cannot express stands
 // under one key of our own: "moduleformer": {"version": 1, "save_id": ..., "policies": {role: name or
-// {"name": ..., number: ...}}, "n_att_experts": [one per layer], "n_mlp_experts": [...]}.
+// {"name": ..., number: ...}}, "n_att_experts": [one per layer], "n_mlp_experts": [...], "router_jitter": ...}.
 
 #include <moduleformer/core/error.hpp>
 #include <moduleformer/core/settings.hpp>
@@ -238,6 +238,7 @@ inline StoredConfig read_config(std::filesystem::path const& file) {
     detail::read_policies(stored, object, &own);
     config.attention.experts = detail::read_experts(own, "n_att_experts", config.attention.experts);
     config.feed_forward.experts = detail::read_experts(own, "n_mlp_experts", config.feed_forward.experts);
+    Settings::visit_own(stored.settings, [&](char const* key, double& value) { value = own.number(key, value); });
     if (auto const rest = own.rest(); !rest.empty())
       own.refuse_as(rest.begin().key(), "not known here; was this folder saved by a newer version?");
   }
@@ -330,6 +331,9 @@ inline std::string config_text(StoredConfig const& stored, std::string_view data
   }
   if (!config.attention.experts.uniform()) own["n_att_experts"] = config.attention.experts.each();
   if (!config.feed_forward.experts.uniform()) own["n_mlp_experts"] = config.feed_forward.experts.each();
+  Settings::visit_own(stored.settings, [&](char const* key, double value) {
+    if (value != 0) own[key] = value;
+  });
   json["moduleformer"] = own;
   return json.dump(2) + "\n";
 }

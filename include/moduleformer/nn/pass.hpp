@@ -11,7 +11,7 @@ namespace moduleformer {
 
 struct RouterTotals;
 
-/// Places that draw random numbers: stream = layer * 8 + site.
+/// Places that draw random numbers: stream = layer * 8 + site; the last ones stand above those of all layers.
 enum class RandomSite : std::uint32_t {
   embedding = 0,
   attention_router,
@@ -20,6 +20,8 @@ enum class RandomSite : std::uint32_t {
   feed_forward_router,
   feed_forward_sampling,
   feed_forward_residual,
+  attention_jitter = std::uint32_t{1} << 31,
+  feed_forward_jitter,
 };
 
 /// Numbers that may change from pass to pass. They lie in backend memory, so that the same work can be repeated with
@@ -56,6 +58,12 @@ struct Pass {
   }
   [[nodiscard]] Dropout dropout(RandomSite site, double probability) const {
     return {random(site), training ? static_cast<float>(probability) : 0.0f};
+  }
+  /// Of the input of the router that runs.
+  [[nodiscard]] Jitter router_jitter() const {
+    bool const first = router_site == RandomSite::attention_router;
+    return {random(first ? RandomSite::attention_jitter : RandomSite::feed_forward_jitter),
+            training ? static_cast<float>(settings.router_jitter) : 0.0f};
   }
   template <class T, class... Sizes>
   [[nodiscard]] auto allocate(Sizes... sizes) {

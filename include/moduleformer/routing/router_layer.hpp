@@ -14,8 +14,9 @@
 
 namespace moduleformer {
 
-template <class A, class RouterContext>
+template <class S, class A, class RouterContext>
 struct RouterLayerContext {
+  Matrix<S> jittered;           // what the router read of x (N,D); null: x
   RouterContext router;
   Matrix<A> logits;             // (N,E)
   Choice<A> choice;
@@ -63,7 +64,7 @@ class RouterLayer {
   using S = typename B::Scalar;
   using A = typename B::Accumulator;
   using Router = typename Policies::Router;
-  using Context = RouterLayerContext<A, typename Router::template Context<B>>;
+  using Context = RouterLayerContext<S, A, typename Router::template Context<B>>;
   template <class Access>
   struct Parameters {
     typename Router::template Parameters<Access> router;
@@ -98,9 +99,13 @@ class RouterLayer {
     auto const sampling = static_cast<RandomSite>(static_cast<std::uint32_t>(site) + 1);
     Context context{};
     context.logits = pass.template allocate<A>(n, e);
-    context.router = policies_->router.forward(pass, extents_, p.router, x, context.logits);
-    context.choice = choose(pass, policies_->selection, policies_->gating, p.selection, top_k_, k, sampling, context.logits,
-                            given);
+    if (Jitter const jitter = pass.router_jitter(); jitter.width > 0) {
+      context.jittered = pass.template allocate<S>(n, x.extent(1));
+      apply_jitter(backend, jitter, x, context.jittered);
+    }
+    context.router = policies_->router.forward(pass, extents_, p.router, input(context, x), context.logits);
+    context.choice = choose(pass, policies_->selection, policies_->gating, p.selection, top_k_, k, sampling,
+                            context.logits, given);
 
     auto const chosen = context.choice.experts.reshape(n * k);
     auto const order = pass.template allocate<std::int32_t>(n * k);
@@ -128,10 +133,14 @@ class RouterLayer {
     with_policy(policies_->gating, [&](auto const& gating) {
       gating.backward(pass, context.choice, Matrix<A const>(context.logits), dgates, gradient, dlogits);
     });
-    policies_->router.backward(pass, extents_, p.router, gradients.router, context.router, x, Matrix<A const>(dlogits), dx);
+    policies_->router.backward(pass, extents_, p.router, gradients.router, context.router, input(context, x),
+                               Matrix<A const>(dlogits), dx);
+    if (context.jittered) apply_jitter(pass.backend, pass.router_jitter(), dx, dx);
   }
 
  private:
+  static Matrix<S const> input(Context const& context, Matrix<S const> x) { return context.jittered ? context.jittered : x; }
+
   /// The sums over the tokens, and the loss that is a function of them.
   void add_statistics(Pass<B>& pass, Context& context) const {
     Index const e = extents_.experts;

@@ -132,6 +132,32 @@ BOOST_AUTO_TEST_CASE_TEMPLATE(dropout_has_the_mask_of_its_key, B, Backends) {
   });
 }
 
+BOOST_AUTO_TEST_CASE_TEMPLATE(jitter_draws_from_near_one, B, Backends) {
+  using S = typename B::Scalar;
+  for_elementwise_sizes([](Index rows, Index width, Index offset) {
+    RandomKey const key{11, 3, 0};
+    auto const x = normal_numbers<S>(rows * width, 1);
+    std::vector<double> expected;
+    for (std::size_t i = 0; i < x.size(); ++i)
+      expected.push_back((0.75 + 0.5 * static_cast<double>(to_unit(random_words(key.at(4), i / 4)[i % 4]))) * x[i]);
+    for (bool const in_place : {true, false}) {
+      auto const found = in_all_orders<B>([&](Device<B>& device) {
+        auto const from = placed<S>(device, x, rows, width, offset);
+        auto const out = in_place ? from : placed<S>(device, std::vector<double>(x.size()), rows, width, 0);
+        apply_jitter(device.backend(), {{device.upload(std::vector<RandomKey>{key}).data(), 4}, 0.25f}, from, out);
+        return downloaded(device, out);
+      });
+      BOOST_TEST(error_of(found, expected) < rounding<S>, rows << " x " << width);
+    }
+    auto const unchanged = in_all_orders<B>([&](Device<B>& device) {
+      auto const out = placed<S>(device, std::vector<double>(x.size()), rows, width, offset);
+      apply_jitter(device.backend(), Jitter{}, placed<S>(device, x, rows, width, offset), out);
+      return downloaded(device, out);
+    });
+    BOOST_TEST(error_of(unchanged, x) == 0);
+  });
+}
+
 BOOST_AUTO_TEST_CASE_TEMPLATE(activations_and_their_slopes, B, Backends) {
   using S = typename B::Scalar;
   auto const check = [](auto act) {
@@ -232,6 +258,7 @@ BOOST_AUTO_TEST_CASE_TEMPLATE(elementwise_refuses, B, Backends) {
                         says("combine: expected y of 4 x 3, found 2 x 3"));
   BOOST_CHECK_THROW(combine(device.backend(), 0, x, {}, x, x), Error);
   BOOST_CHECK_THROW(apply_dropout(device.backend(), Dropout{{}, 1.0f}, x, x), Error);
+  BOOST_CHECK_THROW(apply_jitter(device.backend(), Jitter{{}, 1.0f}, x, x), Error);
   BOOST_CHECK_THROW(activation_forward(device.backend(), Silu{}, x, other), Error);
   BOOST_CHECK_THROW(activation_backward(device.backend(), Silu{}, x, other, x), Error);
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
 #pragma once
-// Elementwise primitives: adding the experts of a token to its residual, dropout, activations, sums and
+// Elementwise primitives: adding the experts of a token to its residual, dropout, jitter, activations, sums and
 // inner products. Dropout's mask is a function of key and element (backend/arguments.hpp), so that
 // backward makes it again; without dropout no random number is made.
 
@@ -12,6 +12,8 @@
 #include <moduleformer/core/random.hpp>
 
 #include <algorithm>
+#include <cstddef>
+#include <cstdint>
 
 namespace moduleformer {
 
@@ -105,6 +107,22 @@ void apply_dropout(Cpu<S>& backend, Dropout drop, Arg<Matrix<S const>> x, Arg<Ma
       S* const to = out.data() + at;
 #pragma omp simd
       for (Index i = 0; i < count; ++i) to[i] = factors[i] * from[i];
+    }
+  });
+}
+
+/// out = x times draws near 1, which is its own backward; out may be x.
+template <Real S>
+void apply_jitter(Cpu<S>& backend, Jitter jitter, Arg<Matrix<S const>> x, Arg<Matrix<S>> out) {
+  detail::expect_same("apply_jitter", "out", out, x);
+  detail::expect_width("apply_jitter", jitter);
+  if (jitter.width == 0) return apply_dropout(backend, Dropout{}, x, out);
+  RandomKey const key = jitter.random.key();
+  detail::parallel_blocks(backend, x.size(), detail::elementwise_block, [&](Index begin, Index end) {
+    for (Index group = begin / 4; 4 * group < end; ++group) {
+      auto const words = random_words(key, static_cast<std::uint64_t>(group));
+      for (Index i = std::max(begin, 4 * group); i < std::min(end, 4 * group + 4); ++i)
+        out.data()[i] = static_cast<S>(jitter.factor(words[static_cast<std::size_t>(i % 4)])) * x.data()[i];
     }
   });
 }

@@ -28,6 +28,7 @@
 #define MODULEFORMER_CPU_ELEMENTWISE(prefix, S)                                                                        \
   prefix template void combine<S>(Cpu<S>&, Index, Matrix<S const>, Dropout, Matrix<S const>, Matrix<S>);               \
   prefix template void apply_dropout<S>(Cpu<S>&, Dropout, Matrix<S const>, Matrix<S>);                                 \
+  prefix template void apply_jitter<S>(Cpu<S>&, Jitter, Matrix<S const>, Matrix<S>);                                   \
   prefix template void add<S>(Cpu<S>&, Matrix<S const>, Matrix<S>);                                                    \
   prefix template void scale_by<S>(Cpu<S>&, Vector<S const>, Matrix<S const>, Matrix<S>);                              \
   prefix template void dot<S>(Cpu<S>&, Matrix<S const>, Matrix<S const>, Vector<S>);                                   \

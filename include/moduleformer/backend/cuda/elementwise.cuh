@@ -80,6 +80,16 @@ void apply_dropout(CudaBackend<S, P>& backend, Dropout drop, Arg<Matrix<S const>
   detail::launch_combine(backend, 1, x.data(), drop, static_cast<S const*>(nullptr), out);
 }
 
+/// out = x times draws near 1, which is its own backward; out may be x.
+template <CudaScalar S, class P>
+void apply_jitter(CudaBackend<S, P>& backend, Jitter jitter, Arg<Matrix<S const>> x, Arg<Matrix<S>> out) {
+  detail::expect_same("apply_jitter", "out", out, x);
+  detail::expect_width("apply_jitter", jitter);
+  if (jitter.width == 0) return apply_dropout(backend, Dropout{}, x, out);
+  auto const elements = kernels::elements_at<S>(x.size(), x.data(), out.data());
+  backend.launch(kernels::ApplyJitter<S>{elements, x.data(), out.data(), jitter}, elements.blocks());
+}
+
 /// y = act(z); y may be z.
 template <CudaScalar S, class P, class Act>
 void activation_forward(CudaBackend<S, P>& backend, Act const& act, Arg<Matrix<S const>> z, Arg<Matrix<S>> y) {

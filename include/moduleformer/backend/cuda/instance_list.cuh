@@ -40,6 +40,7 @@
 #define MODULEFORMER_CUDA_ELEMENTWISE(prefix, S, P)                                                                    \
   prefix template void combine<S, P>(CudaBackend<S, P>&, Index, Matrix<S const>, Dropout, Matrix<S const>, Matrix<S>); \
   prefix template void apply_dropout<S, P>(CudaBackend<S, P>&, Dropout, Matrix<S const>, Matrix<S>);                   \
+  prefix template void apply_jitter<S, P>(CudaBackend<S, P>&, Jitter, Matrix<S const>, Matrix<S>);                     \
   prefix template void add<S, P>(CudaBackend<S, P>&, Matrix<S const>, Matrix<S>);                                      \
   prefix template void scale_by<S, P>(CudaBackend<S, P>&, Vector<float const>, Matrix<float const>, Matrix<float>);    \
   prefix template void dot<S, P>(CudaBackend<S, P>&, Matrix<float const>, Matrix<float const>, Vector<float>);         \

@@ -106,6 +106,33 @@ struct Combine {
   }
 };
 
+/// out = x times draws near 1.
+template <class S>
+struct ApplyJitter {
+  static constexpr int threads = Elements<S>::threads;
+  Elements<S> elements;
+  S const* x;
+  S* out;
+  Jitter jitter;
+
+  template <class Thread>
+  MODULEFORMER_DEVICE void operator()(Thread const& thread) const {
+    constexpr int pack = Elements<S>::pack;
+    static_assert(pack % 4 == 0);
+    Index const at = elements.begin(thread), left = elements.size - at;
+    if (left <= 0) return;
+    float values[pack];
+    load(x + at, left, elements.packed, values);
+    MODULEFORMER_UNROLL
+    for (int group = 0; group < pack / 4; ++group) {
+      auto const words = random_words(jitter.random.key(), static_cast<std::uint64_t>(at / 4 + group));
+      MODULEFORMER_UNROLL
+      for (int i = 0; i < 4; ++i) values[4 * group + i] *= jitter.factor(words[static_cast<std::size_t>(i)]);
+    }
+    store(thread, out + at, left, elements.packed, values);
+  }
+};
+
 /// y = act(z).
 template <class S, class Act>
 struct Activate {
