@@ -35,7 +35,7 @@ void print_routers(mf::Evaluation const& evaluation) {
   fmt::print("\n{:<15}{:>8}{:>8}{:>11}   share of the chosen slots per expert, %\n", "router", "H(e)", "H(e|x)", "effective");
   for (mf::RouterSummary const& use : evaluation.routers) {
     fmt::print("{:<15}{:>8.3f}{:>8.3f}{:>5.1f} of {:<2}  ", mf::short_router_name(use.name), use.marginal_entropy(), use.conditional_entropy(),
-               use.effective_experts(), use.load.size());
+               use.effective_experts(), use.routed_experts());
     for (double const share : use.load_share()) fmt::print(" {:.0f}", 100 * share);
     fmt::print("\n");
   }
@@ -80,7 +80,7 @@ void draw_routers(mf::Evaluation const& evaluation, std::string const& title, st
     double const largest = std::max(*std::ranges::max_element(load), 1 / experts);
     double const floor = top + row * static_cast<double>(i) + bar + 8, step = width / experts;
     svg += fmt::format("<text x=\"16\" y=\"{:.1f}\">{}</text>\n<text x=\"16\" y=\"{:.1f}\" fill=\"#666\">{:.1f} of {} effective</text>\n",
-                       floor - 24, mf::short_router_name(use.name), floor - 8, use.effective_experts(), use.load.size());
+                       floor - 24, mf::short_router_name(use.name), floor - 8, use.effective_experts(), use.routed_experts());
     for (std::size_t e = 0; e < load.size(); ++e) {
       double const tall = bar * load[e] / largest;
       svg += fmt::format("<rect x=\"{:.2f}\" y=\"{:.2f}\" width=\"{:.2f}\" height=\"{:.2f}\" fill=\"{}\"><title>expert {}: {:.2f} %</title></rect>\n",

@@ -127,7 +127,7 @@ struct Routing {
     for (std::size_t r = 0; r < routers.size(); ++r) {
       auto const& router = routers[r];
       fmt::print("{:<18}{:>10.0f}{:>5.1f} of {:<2}{:>9.2f}{:>6}{:>9.3f}{:>13.3f}{:>14.3f}\n", mf::short_router_name(router.name), router.tokens,
-                 router.effective_experts(), router.experts(), router.busiest(), router.dead_experts(), router.mutual_information(),
+                 router.effective_experts(), router.routed_experts(), router.busiest(), router.dead_experts(), router.mutual_information(),
                  summary.domain_information(r), router.dropped_gate());
     }
     fmt::print("Effective: as many experts, used alike, would be as spread. Busiest: over the mean load. I: what tokens, or domains, say of\n"

@@ -42,6 +42,8 @@ std::map<std::string_view, Help> const& helps() {
       {"selection-numbers", {policies, "numbers of that selection, as KEY=VALUE,...: scale of gumbel_top_k, rate of biased_top_k,\n"
                                        "capacity and most_experts of expert_choice, smallest, largest and evaluation_size of document_pool"}},
       {"gating", {policies, "how the logits of the chosen become gates"}},
+      {"shared-experts", {policies, "whether some experts of a layer serve every token, beside those that are routed"}},
+      {"shared-numbers", {policies, "how many of them, as attention=1,feed_forward=1; they count in experts and top-k"}},
       {"norm", {policies, "norm"}},
       {"routing-loss", {policies, "auxiliary loss of each router"}},
       {"loss-numbers", {policies, "numbers of that loss, as KEY=VALUE,...: the weights of weighted_sum (mi=1,router_z=0.1), or\n"
@@ -93,8 +95,9 @@ void set_numbers(std::string_view option, std::string const& list, Policy& polic
       throw UsageError(fmt::format("--{}: expected KEY=VALUE,..., found '{}'", option, item));
     std::string const key = item.substr(0, equals);
     bool known = false;
-    mf::visit_policy_numbers(policy, [&]<class Number>(std::string_view name, Number& number) {
-      if (name == key) number = static_cast<Number>(value);
+    mf::visit_policy_numbers(policy, [&](std::string_view name, auto& number) {
+      if (name == key && !mf::set_policy_number(number, value))
+        throw UsageError(fmt::format("--{}: {}: expected an integer, found '{}'", option, key, item.substr(equals + 1)));
       known = known || name == key;
     });
     if (!known) throw UsageError(fmt::format("--{}: {} has no number '{}'", option, mf::policy_name(policy), key));
@@ -109,6 +112,7 @@ void with_policies(Policies& policies, Options& options, Visit&& visit) {
   visit("router", policies.router, options.router);
   visit("selection", policies.selection, options.selection);
   visit("gating", policies.gating, options.gating);
+  visit("shared-experts", policies.shared_experts, options.shared_experts);
   visit("norm", policies.norm, options.norm);
   visit("routing-loss", policies.routing_loss, options.routing_loss);
   visit("statistics", policies.statistics, options.statistics);
@@ -187,6 +191,7 @@ mf::dynamic_policies TrainOptions::policies() const {
   });
   set_numbers("loss-numbers", loss_numbers, chosen.routing_loss);
   set_numbers("selection-numbers", selection_numbers, chosen.selection);
+  set_numbers("shared-numbers", shared_numbers, chosen.shared_experts);
   if (routing_loss == "weighted_sum" && loss_numbers.empty())
     throw UsageError("--routing-loss weighted_sum: expected its weights as --loss-numbers KEY=VALUE,..., found none");
   chosen.checkpointing.recompute_blocks = recompute;

@@ -30,9 +30,9 @@ struct TrainOptions {
   moduleformer::Index vocab = 256, hidden = 128, layers = 4, router_hidden = 64;
   moduleformer::Index attention_experts = 8, attention_top_k = 2, heads = 2, attention_hidden = 128;
   moduleformer::Index ffn_experts = 16, ffn_top_k = 2, ffn_hidden = 256;
-  // Policies by role, as config.json names them, and numbers of the routing loss.
-  std::string attention, activation, router, selection, gating, norm, routing_loss, statistics;
-  std::string loss_numbers, selection_numbers;
+  // Policies by role, as config.json names them, and numbers of some.
+  std::string attention, activation, router, selection, gating, shared_experts, norm, routing_loss, statistics;
+  std::string loss_numbers, selection_numbers, shared_numbers;
   // Settings.
   double aux_loss_weight = 0.001, embedding_dropout = 0, residual_dropout = 0, router_dropout = 0, router_jitter = 0;
   double initializer_range = 0.02;
@@ -89,6 +89,8 @@ void TrainOptions::visit(Self& self, Visitor&& visit) {
   visit("selection", self.selection);
   visit("selection-numbers", self.selection_numbers);
   visit("gating", self.gating);
+  visit("shared-experts", self.shared_experts);
+  visit("shared-numbers", self.shared_numbers);
   visit("norm", self.norm);
   visit("routing-loss", self.routing_loss);
   visit("loss-numbers", self.loss_numbers);

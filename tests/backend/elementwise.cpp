@@ -205,6 +205,12 @@ BOOST_AUTO_TEST_CASE_TEMPLATE(memory, S, Scalars) {
   bool called = false;
   invoke(backend, [&] { called = true; });
   BOOST_TEST(called);
+  for (Index const count : {0, 1, 3, 10000}) {
+    std::vector<int> calls(static_cast<std::size_t>(count) + 1);
+    invoke_each(backend, count, [&](Index i) { ++calls[static_cast<std::size_t>(i)]; });
+    BOOST_TEST(std::count(calls.begin(), calls.end(), 1) == count);
+    BOOST_TEST(calls.back() == 0);
+  }
 }
 
 BOOST_AUTO_TEST_SUITE_END()

@@ -141,10 +141,11 @@ class Training(support.ProgramTest):
                      ("--selection", "gumbel_top_k", "--selection-numbers", "scale=0.5", "--gating", "top_k_softmax"),
                      ("--selection", "biased_top_k", "--selection-numbers", "rate=0.01", "--gating", "sigmoid"),
                      ("--selection", "expert_choice"), ("--selection", "document_pool"),
+                     ("--shared-experts", "shared", "--shared-numbers", "feed_forward=1,attention=0"), ("--router-jitter", "0.1"),
                      ("--statistics", "streaming", "--accumulate", "2"), ("--statistics", "whole_batch", "--accumulate", "2")]
         policies += [("--schedule", n) for n in ("linear", "constant")]
         policies += [("--heads", 1)]
-        published = {"linear", "gmm", "gelu", "relu", "silu", "tanh", "constant", 1}
+        published = {"linear", "gmm", "gelu", "relu", "silu", "tanh", "constant", 1, "0.1"}
         for i, policy in enumerate(policies):
             with self.subTest(policy=policy):
                 self.train(f"model{i}", 4, *policy, "--no-eval")

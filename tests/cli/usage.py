@@ -10,7 +10,7 @@ from support import TINY
 COMMANDS = {
     "train": "--data --tokens --out --resume --overwrite --save-every --no-eval --threads --device --precision --vocab --hidden --layers "
              "--router-hidden --attention-experts --attention-top-k --heads --attention-hidden --ffn-experts --ffn-top-k "
-             "--ffn-hidden --attention --activation --router --selection --selection-numbers --gating --norm --routing-loss --loss-numbers --statistics "
+             "--ffn-hidden --attention --activation --router --selection --selection-numbers --gating --shared-experts --shared-numbers --norm --routing-loss --loss-numbers --statistics "
              "--aux-loss-weight --embedding-dropout --residual-dropout --router-dropout --router-jitter --sampled-slots "
              "--initializer-range --rows --window --steps --accumulate --held-out --eos --schedule --rate --warmup --decay "
              "--floor --weight-decay --beta1 --beta2 --epsilon --clip --recompute --seed",
@@ -71,6 +71,10 @@ class WrongUsage(support.ProgramTest):
         self.refuse(2, "no number 'mi'", *train, "--loss-numbers", "mi=1")
         self.refuse(2, "no number 'rate'", *train, "--selection-numbers", "rate=1")
         self.refuse(2, "KEY=VALUE", *train, "--routing-loss", "switch", "--loss-numbers", "z_weight=x")
+        shared = [*train, "--shared-experts", "shared", "--shared-numbers"]
+        self.refuse(2, "shared_experts: feed_forward: expected 0 to 1, fewer than k_mlp, found 2", *shared, "feed_forward=2")
+        self.refuse(2, "attention: expected an integer, found '0.5'", *shared, "attention=0.5")
+        self.refuse(2, "no number 'heads'", *shared, "heads=1")
         self.refuse(2, "257", *train, "--eos", "--vocab", "256")
         self.refuse(2, "--tokens", "train", "--out", "m", *TINY)
         self.refuse(2, "--tokens", *train, "--vocab", "300")

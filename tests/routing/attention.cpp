@@ -99,6 +99,12 @@ BOOST_AUTO_TEST_CASE(gradients_with_empty_slots) {
   Fixture<mf::Policies<SomeEmpty, mf::NormalisedSigmoidGates, mf::ImportanceLoss>>({{40}, 5, 6, 3, 5, 3, 0.2}).check();
 }
 
+BOOST_AUTO_TEST_CASE(gradients_with_shared_experts) {
+  Fixture<mf::Policies<mf::SharedExperts<1>>>({{7, 1, 13}, 6, 8, 2, 3, 2}).check();
+  Fixture<mf::Policies<mf::SharedExperts<2, 0>, mf::InclusiveRemainderAttention, mf::SigmoidGates>>({{19}, 8, 8, 1, 5, 4}).check();
+  Fixture<mf::Policies<mf::SharedExperts<1>, SomeEmpty>>({{40}, 5, 6, 3, 5, 3, 0.2}).check();
+}
+
 BOOST_AUTO_TEST_CASE(gradients_across_blocks) { Fixture<mf::Policies<>>({{130}, 4, 4, 2, 5, 2}).check(); }
 
 BOOST_AUTO_TEST_CASE(gradients_under_dropout) { Fixture<mf::Policies<>>({{9, 8}, 6, 4, 2, 3, 1, 0.3}).check(); }

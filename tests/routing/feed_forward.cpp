@@ -94,6 +94,15 @@ BOOST_AUTO_TEST_CASE(gradients_with_empty_slots) {
   }
 }
 
+BOOST_AUTO_TEST_CASE(gradients_with_shared_experts) {
+  for (Case const c : {Case{1, 5, 3, 2, 2}, Case{17, 7, 5, 3, 3}, Case{129, 4, 9, 5, 2}, Case{33, 4, 5, 6, 3, 0.3}}) {
+    Fixture<mf::Policies<mf::SharedExperts<1>>>(c).check();
+    Fixture<mf::Policies<mf::SharedExperts<0, 1>, mf::NormalisedSigmoidGates, mf::ImportanceLoss>>(c).check();
+    Fixture<mf::Policies<mf::SharedExperts<1>, SomeEmpty, mf::TopKSoftmaxGates>>(c).check();
+  }
+  Fixture<mf::Policies<mf::SharedExperts<3>, mf::BiasedTopK, mf::SigmoidGates>>({20, 4, 5, 7, 5}).check();
+}
+
 BOOST_AUTO_TEST_CASE(gradients_with_all_tokens_on_one_expert) {
   Fixture<mf::Policies<>>({67, 5, 6, 4, 1, 0, true}).check();
   Fixture<mf::Policies<>>({33, 5, 6, 7, 2, 0, true}).check();

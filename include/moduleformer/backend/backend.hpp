@@ -32,9 +32,10 @@ struct StickBreakingVariant {
 
 namespace detail {
 
-/// What invoke() is asked to run, in the concept below.
+/// What invoke() and invoke_each() are asked to run, in the concept below.
 struct DoNothing {
   MODULEFORMER_HOST_DEVICE void operator()() const {}
+  MODULEFORMER_HOST_DEVICE void operator()(Index) const {}
 };
 
 }  // namespace detail
@@ -64,6 +65,7 @@ concept Memory = requires(B& b, Vector<typename B::Scalar> x, Vector<typename B:
   from_host(b, static_cast<ExpertId const*>(ids), i);
   to_host(b, numbers, host_numbers);
   invoke(b, detail::DoNothing{});                              // f() where the backend's memory can be read
+  invoke_each(b, Index{}, detail::DoNothing{});                // f(i) there for each i below a number, in any order
 };
 
 /// Dense products with W (N,K) as PyTorch's Linear stores it.

@@ -76,6 +76,17 @@ std::string policy_choices(P const& policy) {
   return names;
 }
 
+/// number = value, if it can hold that.
+template <class Number>
+constexpr bool set_policy_number(Number& number, double value) {
+  if constexpr (std::is_integral_v<Number>)
+    if (!(value >= -0x1p53 && value <= 0x1p53)) return false;
+  Number const changed = static_cast<Number>(value);
+  if (!(static_cast<double>(changed) == value)) return false;
+  number = changed;
+  return true;
+}
+
 /// Calls visit("key", member) for each number of the concrete policy, if it has any.
 template <class P, class Visitor>
 void visit_policy_numbers(P& policy, Visitor&& visit) {

@@ -14,6 +14,7 @@ struct Activation {};     // between the two matrices of a feed-forward expert
 struct Router {};         // logits over experts
 struct Selection {};      // which experts, from the logits
 struct Gating {};         // their gates
+struct SharedExperts {};  // which experts serve every token
 struct RoutingLoss {};    // auxiliary loss of one router
 struct StatisticsSpan {}; // over what its statistics run
 struct Norm {};           // before attention, feed-forward and head

@@ -13,7 +13,7 @@ struct Settings {
   double embedding_dropout = 0;    // probability, after the embedding
   double residual_dropout = 0;     // probability, on both residual branches
   double router_dropout = 0;       // probability, inside the mlp router
-  double router_jitter = 0;        // in training, a router's input is multiplied by draws from U(1 -, 1 + this) (arXiv 2101.03961)
+  double router_jitter = 0;        // in training a router reads x times U(1 - this, 1 + this) (arXiv 2101.03961)
   Index sampled_slots = 0;         // of the top-k slots, how many are drawn at random in training
   double initializer_range = 0.02; // standard deviation of linear and embedding weights
 

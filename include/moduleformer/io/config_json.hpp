@@ -68,12 +68,13 @@ struct PublishedRole {
     return !name.empty() && std::ranges::find(names, name) != names.end();
   }
 };
-inline constexpr std::array<PublishedRole, 8> published_roles{{
+inline constexpr std::array<PublishedRole, 9> published_roles{{
     {"attention", "inclusive", {"inclusive"}},
     {"activation_function", "gelu_new", {"gelu_new", "gelu", "relu", "silu", "tanh"}},
     {"gate_type", "mlp", {"mlp", "linear", "gmm"}},
     {"selection", "top_k", {"top_k"}},
     {"gating", "softmax", {"softmax"}},
+    {"shared_experts", "none", {"none"}},
     {"aux_loss_type", "mi", {"mi", "switch"}},
     {"statistics", "micro_batch", {"micro_batch"}},
     {"norm", "layer_norm", {"layer_norm"}},

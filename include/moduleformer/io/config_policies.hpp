@@ -49,7 +49,10 @@ PolicySet choose_policies(StoredConfig const& stored) {
     visit_policy_numbers(policy, [&]<class Number>(std::string_view key, Number& number) {
       auto const found = wanted.numbers.find(key);
       if (found == wanted.numbers.end()) return;
-      number = static_cast<Number>(found->second);
+      if (!set_policy_number(number, found->second))
+        fail<FormatError>(stored.file, ": ", role, ": ", key, ": expected ",
+                          std::is_integral_v<Number> ? "an integer" : "the number of the model's type, " + std::to_string(Index(number)),
+                          ", found ", found->second);
       ++known;
     });
     if (known == wanted.numbers.size()) return;

@@ -58,8 +58,9 @@ constexpr void count_experts(Counts& counts, Index experts, Index top_k, Index s
 template <class PolicySet>
 constexpr void count_block(Counts& counts, PolicySet const& policies, BlockSizes const& s) {
   Index const d = s.hidden_size, a = s.attention_hidden_size;
-  count_router(counts, policies, {d, s.router_hidden_size, s.attention_experts});
-  count_router(counts, policies, {d, s.router_hidden_size, s.feed_forward_experts});
+  SharedCounts const shared = shared_counts(policies.shared_experts);
+  count_router(counts, policies, {d, s.router_hidden_size, s.attention_experts - shared.attention});
+  count_router(counts, policies, {d, s.router_hidden_size, s.feed_forward_experts - shared.feed_forward});
   count_experts(counts, s.attention_experts, s.attention_top_k, 2 * d * a);
   count_experts(counts, s.feed_forward_experts, s.feed_forward_top_k, 2 * d * s.feed_forward_hidden_size);
   Index const norms = 4 * d;

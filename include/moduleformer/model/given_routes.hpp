@@ -17,6 +17,22 @@
 
 namespace moduleformer {
 
+namespace detail {
+
+/// Throws Error unless each token has a layer's S shared experts in its first slots, and no other of them.
+template <class... Where>
+void check_shared_slots(std::span<ExpertId const> experts, Index k, Index shared, Where const&... where) {
+  if (shared == 0) return;
+  for (std::size_t i = 0; i < experts.size(); ++i) {
+    Index const s = static_cast<Index>(i) % k, found = experts[i];
+    expects(s < shared ? found == s : found < 0 || found >= shared, where..., ": token ", static_cast<Index>(i) / k, ", slot ", s,
+            s < shared ? ": expected the shared expert " : ": expected a routed expert from ", s < shared ? s : shared, ", found ",
+            found);
+  }
+}
+
+}  // namespace detail
+
 /// Throws Error naming layer and router unless these are routes for n packed tokens. Brings them to the host.
 template <Backend B, class BlockType>
 void check_routes(Pass<B>& pass, std::vector<BlockType> const& blocks, std::span<BlockRoutes const> routes, Index n) {
@@ -32,6 +48,7 @@ void check_routes(Pass<B>& pass, std::vector<BlockType> const& blocks, std::span
     for (ExpertId const id : host)
       expects(id >= least && id < e, "routes of layer ", layer, ", ", what, ": expected experts from ", least, " to ",
               e - 1, ", found ", id);
+    detail::check_shared_slots(host, slots, router.shared_experts(), "routes of layer ", layer, ", ", what);
   };
   for (std::size_t i = 0; i < blocks.size(); ++i) {
     check(routes[i].attention, blocks[i].attention().router(), i, "attention");
@@ -64,6 +81,8 @@ std::vector<BlockRoutes> upload_routes(Pass<B>& pass, std::vector<BlockType> con
     expects(router.leaves_empty(pass.training) || std::find(from, from + slots, empty_slot) == from + slots,
             "record of routes: router ", recorded.size, ", batch ", replay.batch,
             " has an empty slot, which this model's layers do not take");
+    detail::check_shared_slots({from, static_cast<std::size_t>(slots)}, recorded.size.slots, router.shared_experts(),
+                               "record of routes: router ", recorded.size, ", batch ", replay.batch);
     Matrix<ExpertId> const experts = pass.template allocate<ExpertId>(tokens, recorded.size.slots);
     from_host(pass.backend, from, experts.reshape(slots));
     return experts;

@@ -83,7 +83,7 @@ class Model {
   [[nodiscard]] Settings const& settings() const { return state_->settings; }
   /// Changes the numbers that may change between runs; throws Error for one out of range.
   void set_settings(Settings settings) {
-    settings.check(smallest_top_k());
+    settings.check(transformer().smallest_top_k());
     state_->settings = settings;
     state_->serial_number = new_serial_number();
   }
@@ -235,7 +235,7 @@ class Model {
   struct State {
     State(Config c, Settings s, PolicySet p)
         : config((c.check(), std::move(c))), settings(s), policies(std::move(p)), transformer(config, policies) {
-      settings.check(std::min(config.attention.top_k, config.feed_forward.top_k));
+      settings.check(transformer.smallest_top_k());
       DeclareParameters declare(table);
       visit_parameters(parameters, declare);
     }
@@ -379,7 +379,6 @@ class Model {
   }
 
   [[nodiscard]] double routing_weight() const { return Head::adds_routing_loss ? state_->settings.aux_loss_weight : 0; }
-  [[nodiscard]] Index smallest_top_k() const { return std::min(config().attention.top_k, config().feed_forward.top_k); }
 
   void set_storage(ParameterStorage<B> storage) {
     state_->storage = std::move(storage);

@@ -25,12 +25,13 @@ struct RouterObservation {
   Index top_k = 0;                   // K
   std::vector<ExpertId> experts{};     // (B*T,K)
   std::vector<A> gates{};              // (B*T,K)
-  std::vector<A> probabilities{};      // (B*T,E)
+  std::vector<A> probabilities{};      // (B*T,E) the router's, 0 for shared experts
   std::vector<double> load{};          // (E) tokens that chose each expert
-  std::vector<double> mean_probability{};  // (E)
+  std::vector<double> mean_probability{};  // (E) sums to 1
   double conditional_entropy = 0;    // H(e|x), nats
   double loss = 0;                   // unweighted
   Index tokens = 0;                  // N, without masked ones
+  Index shared_experts = 0;          // S: experts 0..S-1 serve every token and are not routed
 };
 
 /// Set what is wanted, pass it to a forward, read it afterwards. A: the backend's Accumulator.
@@ -87,18 +88,24 @@ struct Observation {
   template <Backend B, class Context>
   void add_router(B& backend, PackedTokens const& packed, std::string name, Context const& context) {
     RoutingPlan const& plan = context.plan;
+    RoutingStatistics const& sums = context.statistics;  // of the routed experts
+    auto const shared = static_cast<std::size_t>(plan.experts - sums.experts()), experts = static_cast<std::size_t>(plan.experts);
     RouterObservation<A> seen{std::move(name), plan.experts, plan.top_k};
-    seen.experts = spread<ExpertId>(backend, packed, context.choice.experts, -1);
-    seen.gates = spread<A>(backend, packed, context.choice.gates, A(0));
-    seen.probabilities = spread<A>(backend, packed, context.choice.probabilities, A(0));
-    seen.load.resize(static_cast<std::size_t>(plan.experts));
-    seen.mean_probability.resize(static_cast<std::size_t>(plan.experts));
-    to_host(backend, Vector<double const>(context.statistics.count), seen.load.data());
-    to_host(backend, Vector<double const>(context.statistics.probability_sum), seen.mean_probability.data());
+    seen.experts = spread<ExpertId>(backend, packed, context.experts, -1);
+    seen.gates = spread<A>(backend, packed, context.gates, A(0));
+    auto const routed = spread<A>(backend, packed, context.choice.probabilities, A(0));
+    seen.probabilities.resize(routed.size() / (experts - shared) * experts);
+    for (std::size_t from = 0, to = shared; from < routed.size(); from += experts - shared, to += experts)
+      std::copy_n(routed.data() + from, experts - shared, seen.probabilities.data() + to);
+    seen.shared_experts = static_cast<Index>(shared);
+    seen.load.assign(experts, static_cast<double>(plan.tokens));
+    seen.mean_probability.resize(experts);
+    to_host(backend, Vector<double const>(sums.count), seen.load.data() + shared);
+    to_host(backend, Vector<double const>(sums.probability_sum), seen.mean_probability.data() + shared);
     seen.tokens = plan.tokens;
     double const n = static_cast<double>(plan.tokens);
     for (double& p : seen.mean_probability) p /= n;
-    to_host(backend, Vector<double const>{context.statistics.negative_entropy_sum, {1}}, &seen.conditional_entropy);
+    to_host(backend, Vector<double const>{sums.negative_entropy_sum, {1}}, &seen.conditional_entropy);
     seen.conditional_entropy /= -n;
     to_host(backend, Vector<double const>{context.loss, {1}}, &seen.loss);
     routers.push_back(std::move(seen));

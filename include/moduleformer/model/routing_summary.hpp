@@ -23,6 +23,7 @@ namespace moduleformer {
 struct RouterSummary {
   std::string name{};                     // as in checkpoints
   double tokens = 0;                      // N
+  std::size_t shared = 0;                 // experts 0..shared-1 serve every token: load only, none of the numbers below
   std::vector<double> load{};             // (E) c_e
   std::vector<double> probability{};      // (E) summed p(e|t)
   std::vector<double> coactivation{};     // (E,E), its diagonal is the load
@@ -30,22 +31,26 @@ struct RouterSummary {
   double kept_probability = 0;            // of the chosen, summed
 
   [[nodiscard]] std::size_t experts() const { return load.size(); }
+  [[nodiscard]] std::size_t routed_experts() const { return load.size() - shared; }
+  [[nodiscard]] std::vector<double> routed_load() const { return {load.begin() + static_cast<std::ptrdiff_t>(shared), load.end()}; }
   /// f (E): sums to 1, if anything was chosen.
   [[nodiscard]] std::vector<double> load_share() const { return shares(load); }
   [[nodiscard]] std::vector<double> mean_probability() const { return shares(probability); }
   [[nodiscard]] double marginal_entropy() const { return entropy(probability); }
   [[nodiscard]] double conditional_entropy() const { return tokens > 0 ? conditional_entropy_sum / tokens : 0; }
   [[nodiscard]] double mutual_information() const { return marginal_entropy() - conditional_entropy(); }
-  [[nodiscard]] double effective_experts() const { return std::exp(entropy(load)); }
+  [[nodiscard]] double effective_experts() const { return std::exp(entropy(routed_load())); }
   /// Largest load over the mean one.
   [[nodiscard]] double busiest() const {
-    double const mean = sum(load) / static_cast<double>(experts());
-    return mean > 0 ? *std::max_element(load.begin(), load.end()) / mean : 0;
+    auto const routed = routed_load();
+    double const mean = sum(routed) / static_cast<double>(routed.size());
+    return mean > 0 ? *std::max_element(routed.begin(), routed.end()) / mean : 0;
   }
   [[nodiscard]] double variation() const {
-    double const n = static_cast<double>(experts()), mean = sum(load) / n;
+    auto const routed = routed_load();
+    double const n = static_cast<double>(routed.size()), mean = sum(routed) / n;
     double squares = 0;
-    for (double const c : load) squares += (c - mean) * (c - mean);
+    for (double const c : routed) squares += (c - mean) * (c - mean);
     return mean > 0 ? std::sqrt(squares / n) / mean : 0;
   }
   [[nodiscard]] std::size_t dead_experts() const { return static_cast<std::size_t>(std::count(load.begin(), load.end(), 0.0)); }
@@ -56,6 +61,7 @@ struct RouterSummary {
     std::size_t const e_count = seen.load.size(), slots = static_cast<std::size_t>(seen.top_k);
     if (load.empty()) {
       name = seen.name;
+      shared = static_cast<std::size_t>(seen.shared_experts);
       load.resize(e_count);
       probability.resize(e_count);
       coactivation.resize(e_count * e_count);
@@ -160,7 +166,7 @@ class RoutingSummary {
     double within = 0;
     for (auto const& routers : by_domain_) {
       if (router >= routers.size()) continue;
-      auto const& load = routers[router].load;
+      auto const load = routers[router].routed_load();
       all.resize(load.size());
       for (std::size_t e = 0; e < load.size(); ++e) all[e] += load[e];
       within += RouterSummary::sum(load) * RouterSummary::entropy(load);

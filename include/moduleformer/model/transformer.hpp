@@ -70,15 +70,24 @@ class Transformer {
 
   using Selection = typename PolicySet::Selection;
   using Gating = typename PolicySet::Gating;
-  static_assert(!detail::gate_is_constant<Selection, Gating>(shape.attention.top_k, shape.attention.experts) &&
-                    !detail::gate_is_constant<Selection, Gating>(shape.feed_forward.top_k, shape.feed_forward.experts),
+  static constexpr SharedCounts known_shared = detail::known_shared_counts<typename PolicySet::SharedExperts>();
+  static_assert(!detail::gate_is_constant<Selection, Gating>(detail::routed(shape.attention.top_k, known_shared.attention),
+                                                             detail::routed(shape.attention.experts, known_shared.attention)) &&
+                    !detail::gate_is_constant<Selection, Gating>(
+                        detail::routed(shape.feed_forward.top_k, known_shared.feed_forward),
+                        detail::routed(shape.feed_forward.experts, known_shared.feed_forward)),
                 "moduleformer: gates that sum to 1 are constant where top_k is 1, the task would teach the router nothing");
 
   /// Throws Error for policies that do not go together, or not with the sizes.
   Transformer(Config const& config, PolicySet const& policies) : extents_(config), policies_(&policies) {
+    check_shape<shape>();
+    check_shared_experts<shape, typename PolicySet::SharedExperts>();
     check_policies(policies);
-    check_gates(policies, "k_att", config.attention.top_k, config.attention.experts.largest());
-    check_gates(policies, "k_mlp", config.feed_forward.top_k, config.feed_forward.experts.largest());
+    SharedCounts const shared = shared_experts();
+    shared.check(config.attention.top_k, config.feed_forward.top_k);
+    check_gates(policies, "k_att", config.attention.top_k - shared.attention, config.attention.experts.largest() - shared.attention);
+    check_gates(policies, "k_mlp", config.feed_forward.top_k - shared.feed_forward,
+                config.feed_forward.experts.largest() - shared.feed_forward);
     for (Index i = 0; i < extents_.layers; ++i) {
       RouterExtents router{extents_.hidden_size, extents_.router_hidden_size, config.attention.experts[i]};
       typename BlockType::AttentionLayer attention(router, extents_.attention_top_k, extents_.attention_heads,
@@ -91,6 +100,12 @@ class Transformer {
   }
 
   [[nodiscard]] Extents<shape> const& extents() const { return extents_; }
+  [[nodiscard]] SharedCounts shared_experts() const { return shared_counts(policies_->shared_experts); }
+  /// Experts that a router chooses for a token.
+  [[nodiscard]] Index smallest_top_k() const {
+    return std::min(extents_.attention_top_k - shared_experts().attention,
+                    extents_.feed_forward_top_k - shared_experts().feed_forward);
+  }
   [[nodiscard]] std::vector<BlockType> const& blocks() const { return blocks_; }
 
   template <class Views, class Visitor>
@@ -218,8 +233,8 @@ class Transformer {
     auto keep = [&](Matrix<ExpertId> from, Matrix<ExpertId> to) {
       copy(backend, from.reshape(from.size()), to.reshape(to.size()));
     };
-    keep(block.attention.router.choice.experts, kept.attention_experts);
-    keep(block.feed_forward.router.choice.experts, kept.feed_forward_experts);
+    keep(block.attention.router.experts, kept.attention_experts);
+    keep(block.feed_forward.router.experts, kept.feed_forward_experts);
   }
   static Dropout embedding_dropout(Pass<B> const& pass) {
     return pass.dropout(RandomSite::embedding, pass.settings.embedding_dropout);

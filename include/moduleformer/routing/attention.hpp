@@ -62,7 +62,7 @@ class Attention {
   };
 
   constexpr Attention(RouterExtents extents, Index top_k, Index heads, Index width, Policies const& policies)
-      : hidden_size_(extents.hidden_size), heads_(heads), width_(width), router_(extents, top_k, policies),
+      : hidden_size_(extents.hidden_size), heads_(heads), width_(width), router_(extents, top_k, policies, shared_counts(policies.shared_experts).attention),
         policies_(&policies) {}
 
   template <class Views, class Visitor>
@@ -205,7 +205,7 @@ class Attention {
   }
 
   static Vector<A const> gates(Context const& context) {
-    return context.router.choice.gates.reshape(context.router.plan.slots());
+    return context.router.gates.reshape(context.router.plan.slots());
   }
   static Dropout dropout(Pass<B> const& pass) {
     return pass.dropout(RandomSite::attention_residual, pass.settings.residual_dropout);

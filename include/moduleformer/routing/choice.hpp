@@ -8,6 +8,7 @@
 #include <moduleformer/core/dynamic_policy.hpp>
 #include <moduleformer/core/error.hpp>
 #include <moduleformer/nn/pass.hpp>
+#include <moduleformer/routing/shared_experts.hpp>
 
 #include <type_traits>
 
@@ -36,11 +37,12 @@ void check_sampled_slots(Selection const& selection, Settings const& settings) {
 
 }  // namespace detail
 
-/// K experts of each token in so many slots. `given` (N, slots), if any, replaces the selection; the gates are computed all
-/// the same. `site` is where the selection draws random numbers.
+/// K experts of each token in so many slots, of a layer with S shared experts before its E routed ones. `given`
+/// (N, S + slots), if any, are the layer's experts and replace the selection; the gates are computed all the same. `site` is
+/// where the selection draws random numbers.
 template <class Selection, class Gating, Backend B, class P, class A = typename B::Accumulator>
-Choice<A> choose(Pass<B>& pass, Selection const& selection, Gating const& gating, P const& p, Index k, Index slots, RandomSite site,
-                 Matrix<std::type_identity_t<A>> mutable_logits, Matrix<ExpertId const> given) {
+Choice<A> choose(Pass<B>& pass, Selection const& selection, Gating const& gating, P const& p, Index k, Index slots, Index shared,
+                 RandomSite site, Matrix<std::type_identity_t<A>> mutable_logits, Matrix<ExpertId const> given) {
   selection.restrict(pass, k, site, mutable_logits);
   Matrix<A const> const logits = mutable_logits;
   Index const n = logits.extent(0), e = logits.extent(1);
@@ -48,8 +50,12 @@ Choice<A> choose(Pass<B>& pass, Selection const& selection, Gating const& gating
                    pass.template allocate<A>(n, slots)};
   if (pass.training) detail::check_sampled_slots(selection, pass.settings);
   softmax(pass.backend, logits, choice.probabilities, choice.logsumexp);
-  if (given) copy(pass.backend, given.reshape(given.size()), choice.experts.reshape(n * slots));
-  else selection.select(pass, k, p, site, logits, Matrix<A const>(choice.probabilities), choice.experts);
+  if (given && shared > 0)
+    invoke_each(pass.backend, n * slots, detail::TakeRouted<ExpertId>{shared, shared + slots, given.data(), choice.experts.data()});
+  else if (given)
+    copy(pass.backend, given.reshape(given.size()), choice.experts.reshape(n * slots));
+  else
+    selection.select(pass, k, p, site, logits, Matrix<A const>(choice.probabilities), choice.experts);
   with_policy(gating, [&](auto const& gates) { gates.forward(pass, logits, choice); });
   return choice;
 }

@@ -29,7 +29,8 @@ class FeedForward {
   };
 
   constexpr FeedForward(RouterExtents extents, Index top_k, Index width, Policies const& policies)
-      : hidden_size_(extents.hidden_size), width_(width), router_(extents, top_k, policies), policies_(&policies) {}
+      : hidden_size_(extents.hidden_size), width_(width), router_(extents, top_k, policies, shared_counts(policies.shared_experts).feed_forward),
+        policies_(&policies) {}
 
   template <class Views, class Visitor>
   constexpr void visit_parameters(Views& p, Visitor& visit) const {
@@ -103,7 +104,7 @@ class FeedForward {
 
  private:
   static Vector<A const> gates(Context const& context) {
-    return context.router.choice.gates.reshape(context.router.plan.slots());
+    return context.router.gates.reshape(context.router.plan.slots());
   }
   static Dropout dropout(Pass<B> const& pass) {
     return pass.dropout(RandomSite::feed_forward_residual, pass.settings.residual_dropout);

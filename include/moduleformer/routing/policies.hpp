@@ -37,7 +37,8 @@ namespace detail {
 template <class Role>
 inline constexpr bool is_model_role =
     std::same_as<Role, role::Attention> || std::same_as<Role, role::Activation> || std::same_as<Role, role::Router> ||
-    std::same_as<Role, role::Selection> || std::same_as<Role, role::Gating> || std::same_as<Role, role::RoutingLoss> ||
+    std::same_as<Role, role::Selection> || std::same_as<Role, role::Gating> ||
+    std::same_as<Role, role::SharedExperts> || std::same_as<Role, role::RoutingLoss> ||
     std::same_as<Role, role::StatisticsSpan> || std::same_as<Role, role::Norm> || std::same_as<Role, role::Checkpointing>;
 
 template <class Role, class... Chosen>
@@ -74,6 +75,7 @@ struct Policies {
   using Router = find_policy<role::Router, MlpRouter, Chosen...>;
   using Selection = find_policy<role::Selection, TopK, Chosen...>;
   using Gating = find_policy<role::Gating, SoftmaxGates, Chosen...>;
+  using SharedExperts = find_policy<role::SharedExperts, NoSharedExperts, Chosen...>;
   using RoutingLoss = find_policy<role::RoutingLoss, MutualInformationLoss, Chosen...>;
   using Statistics = find_policy<role::StatisticsSpan, MicroBatchStatistics, Chosen...>;
   using Norm = find_policy<role::Norm, LayerNorm, Chosen...>;
@@ -96,6 +98,7 @@ struct Policies {
   Router router{};
   Selection selection{};
   Gating gating{};
+  SharedExperts shared_experts{};
   RoutingLoss routing_loss{};
   Statistics statistics{};
   Norm norm{};
@@ -109,6 +112,7 @@ struct Policies {
     visit("gate_type", self.router);
     visit("selection", self.selection);
     visit("gating", self.gating);
+    visit("shared_experts", self.shared_experts);
     visit("aux_loss_type", self.routing_loss);
     visit("statistics", self.statistics);
     visit("norm", self.norm);
@@ -138,7 +142,8 @@ void check_gates(PolicySet const& policies, std::string_view key, Index top_k, I
   with_policy(policies.selection, [&]<class Selection>(Selection const&) {
     with_policy(policies.gating, [&]<class Gating>(Gating const&) {
       expects(!detail::gate_is_constant<Selection, Gating>(top_k, experts), "gating: ", Gating::name,
-              " gives gates that sum to 1, with ", key, " 1 the task would teach the router nothing");
+              " gives gates that sum to 1, where ", key,
+              " leaves one expert to choose the task would teach the router nothing");
     });
   });
 }
@@ -160,6 +165,6 @@ using dynamic_policies = Policies<
                    LoadLoss, NoRoutingLoss,
                    WeightedSum<MutualInformationLoss, LoadConcentrationLoss, SwitchLoss, RouterZLoss, ImportanceLoss,
                                LoadLoss>>,
-    AnyOf<MicroBatchStatistics, StreamingStatistics, WholeBatchStatistics>, AnyCheckpointing>;
+    AnyOf<NoSharedExperts, SharedExperts<>>, AnyOf<MicroBatchStatistics, StreamingStatistics, WholeBatchStatistics>, AnyCheckpointing>;
 
 }  // namespace moduleformer

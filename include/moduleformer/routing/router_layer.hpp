@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 #pragma once
-// RouterLayer: one router with its gating and its auxiliary loss:
+// RouterLayer: one router with its gating and its auxiliary loss, for the routed of a layer's experts
+// (routing/shared_experts.hpp); the letters E and K are theirs here:
 //   logits = router(x);  experts = selection(logits);  gates = gating(logits, experts);  loss = routing_loss(sums over tokens)
 // and the plan that sorts the slots by expert. What it computed stays in the context.
 
@@ -19,7 +20,9 @@ struct RouterLayerContext {
   Matrix<S> jittered;           // what the router read of x (N,D); null: x
   RouterContext router;
   Matrix<A> logits;             // (N,E)
-  Choice<A> choice;
+  Choice<A> choice;             // among the routed experts
+  Matrix<ExpertId> experts;     // (N,K) of the layer: the shared ones, then the choice
+  Matrix<A> gates;              // (N,K)
   RoutingPlan plan;
   RoutingStatistics statistics;
   RoutingStatistics seen;       // by the loss: the statistics, or those of a longer span
@@ -71,10 +74,12 @@ class RouterLayer {
     typename Policies::Selection::template Parameters<Access> selection;
   };
 
-  /// Throws Error for numbers of the selection that do not fit.
-  constexpr RouterLayer(RouterExtents extents, Index top_k, Policies const& policies)
-      : extents_(extents), top_k_(top_k), policies_(&policies) {
-    policies.selection.check(top_k, extents.experts);
+  /// Of a layer with so many experts, of which a token has top_k, `shared` of them without being routed. Throws Error for
+  /// numbers of the selection that do not fit.
+  constexpr RouterLayer(RouterExtents extents, Index top_k, Policies const& policies, Index shared = 0)
+      : extents_(extents), top_k_(top_k - shared), shared_(shared), policies_(&policies) {
+    extents_.experts -= shared;
+    policies.selection.check(top_k_, extents_.experts);
   }
 
   template <class Views, class Visitor>
@@ -83,31 +88,40 @@ class RouterLayer {
     policies_->selection.visit_parameters(extents_.experts, p.selection, visit);
   }
 
-  [[nodiscard]] Index experts() const { return extents_.experts; }
-  /// K: experts of a token, on average where their number varies.
-  [[nodiscard]] Index top_k() const { return top_k_; }
+  /// Of the layer, and how many of them are shared, how many routed.
+  [[nodiscard]] Index experts() const { return shared_ + extents_.experts; }
+  [[nodiscard]] Index shared_experts() const { return shared_; }
+  [[nodiscard]] Index routed_experts() const { return extents_.experts; }
   /// Slots of a token in memory, and whether some of them may be empty.
-  [[nodiscard]] Index slots(bool training) const { return policies_->selection.slots(top_k_, extents_.experts, training); }
+  [[nodiscard]] Index slots(bool training) const { return shared_ + routed_slots(training); }
   [[nodiscard]] bool leaves_empty(bool training) const { return policies_->selection.leaves_empty(training); }
 
   /// Routes x (N,D). `site` is the router's place (its sampling draws at the next one).
   Context forward(Pass<B>& pass, Parameters<Values<S>> const& p, Matrix<S const> x, Matrix<ExpertId const> given,
                   RandomSite site) const {
-    Index const n = x.extent(0), e = extents_.experts, k = slots(pass.training);
+    Index const n = x.extent(0), e = experts(), k = slots(pass.training);
     B& backend = pass.backend;
     pass.router_site = site;
     auto const sampling = static_cast<RandomSite>(static_cast<std::uint32_t>(site) + 1);
     Context context{};
-    context.logits = pass.template allocate<A>(n, e);
+    context.logits = pass.template allocate<A>(n, extents_.experts);
     if (Jitter const jitter = pass.router_jitter(); jitter.width > 0) {
       context.jittered = pass.template allocate<S>(n, x.extent(1));
       apply_jitter(backend, jitter, x, context.jittered);
     }
     context.router = policies_->router.forward(pass, extents_, p.router, input(context, x), context.logits);
-    context.choice = choose(pass, policies_->selection, policies_->gating, p.selection, top_k_, k, sampling,
-                            context.logits, given);
+    context.choice = choose(pass, policies_->selection, policies_->gating, p.selection, top_k_, k - shared_, shared_,
+                            sampling, context.logits, given);
+    context.experts = context.choice.experts;
+    context.gates = context.choice.gates;
+    if (shared_ > 0) {
+      context.experts = pass.template allocate<ExpertId>(n, k);
+      context.gates = pass.template allocate<A>(n, k);
+      invoke_each(backend, n * k, detail::PrependShared<A>{shared_, k, context.choice.experts.data(), context.choice.gates.data(),
+                                                           context.experts.data(), context.gates.data()});
+    }
 
-    auto const chosen = context.choice.experts.reshape(n * k);
+    auto const chosen = context.experts.reshape(n * k);
     auto const order = pass.template allocate<std::int32_t>(n * k);
     auto const offsets = pass.template allocate<Index>(e + 1);
     sort_by_expert(backend, chosen, e, order, offsets, leaves_empty(pass.training));
@@ -117,7 +131,7 @@ class RouterLayer {
     return context;
   }
 
-  /// From dgates (N,K) and the weight of the routing loss in the pass's numbers: dx = the gradient of x; accumulates
+  /// From dgates (N,K), of all the layer's slots, and the weight of the routing loss in the pass's numbers: dx = the gradient of x; accumulates
   /// into the others.
   void backward(Pass<B>& pass, Parameters<Values<S>> const& p, Parameters<Gradients<A>> const& gradients,
                 Context const& context, RandomSite site, Matrix<S const> x, Matrix<A const> dgates, Matrix<S> dx) const {
@@ -129,6 +143,11 @@ class RouterLayer {
     with_policy(policies_->routing_loss, [&]<class Loss>(Loss const& loss) {
       invoke(pass.backend, detail::DifferentiateLoss<Loss>{loss, context.seen, &pass.numbers->routing_weight, context.seen_weight, gradient});
     });
+    if (shared_ > 0) {  // their gates are constants
+      Matrix<A> const routed = pass.template allocate<A>(n, dgates.extent(1) - shared_);
+      invoke_each(pass.backend, routed.size(), detail::TakeRouted<A>{shared_, dgates.extent(1), dgates.data(), routed.data()});
+      dgates = routed;
+    }
     Matrix<A> const dlogits = pass.template allocate<A>(n, e);
     with_policy(policies_->gating, [&](auto const& gating) {
       gating.backward(pass, context.choice, Matrix<A const>(context.logits), dgates, gradient, dlogits);
@@ -139,6 +158,7 @@ class RouterLayer {
   }
 
  private:
+  [[nodiscard]] Index routed_slots(bool training) const { return policies_->selection.slots(top_k_, extents_.experts, training); }
   static Matrix<S const> input(Context const& context, Matrix<S const> x) { return context.jittered ? context.jittered : x; }
 
   /// The sums over the tokens, and the loss that is a function of them.
@@ -168,8 +188,9 @@ class RouterLayer {
     });
   }
 
-  RouterExtents extents_;
-  Index top_k_;
+  RouterExtents extents_;  // E is the routed experts'
+  Index top_k_;            // of these
+  Index shared_;
   Policies const* policies_;
 };
 

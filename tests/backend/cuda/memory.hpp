@@ -85,6 +85,22 @@ BOOST_AUTO_TEST_CASE_TEMPLATE(invoke_runs_once, B, Backends) {
   BOOST_TEST(device.download(counter)[0] == 42);
 }
 
+/// Adds i to the i-th counter.
+struct CountEach {
+  std::int32_t* counters;
+  MODULEFORMER_HOST_DEVICE void operator()(Index i) const { counters[i] += static_cast<std::int32_t>(i); }
+};
+
+BOOST_AUTO_TEST_CASE_TEMPLATE(invoke_each_runs_once_for_each, B, Backends) {
+  for (Index const count : {0, 1, 255, 256, 257, 5000}) {
+    Device<B> device;
+    auto const counters = device.upload(std::vector<std::int32_t>(static_cast<std::size_t>(count) + 1, 7));
+    invoke_each(device.backend(), count, CountEach{counters.data()});
+    auto const found = device.download(counters);
+    for (Index i = 0; i <= count; ++i) BOOST_TEST(found[static_cast<std::size_t>(i)] == 7 + (i < count ? i : 0));
+  }
+}
+
 BOOST_AUTO_TEST_CASE_TEMPLATE(recorded_work, B, Backends) {
   Device<B> device;
   B& backend = device.backend();

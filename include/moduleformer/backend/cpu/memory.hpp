@@ -50,4 +50,12 @@ void invoke(Cpu<S>&, F&& f) {
   f();
 }
 
+/// f(i) for each i < count, which may read the backend's memory and must not depend on another's work.
+template <Real S, class F>
+void invoke_each(Cpu<S>& backend, Index count, F const& f) {
+  detail::parallel_blocks(backend, count, detail::elementwise_block, [&](Index begin, Index end) {
+    for (Index i = begin; i < end; ++i) f(i);
+  });
+}
+
 }  // namespace moduleformer

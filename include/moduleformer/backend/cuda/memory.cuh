@@ -76,4 +76,11 @@ void invoke(CudaBackend<S, P>& backend, F const& f) {
   backend.launch(kernels::Invoke<F>{f}, 1);
 }
 
+/// f(i) for each i < count, each by a thread of its own; the same holds for f.
+template <CudaScalar S, class P, class F>
+void invoke_each(CudaBackend<S, P>& backend, Index count, F const& f) {
+  using Kernel = kernels::InvokeEach<F>;
+  if (count > 0) backend.launch(Kernel{f, count}, detail::ceil_divide(count, Kernel::threads));
+}
+
 }  // namespace moduleformer

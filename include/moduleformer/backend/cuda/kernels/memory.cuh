@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
 #pragma once
-// Kernels of backend/cuda/memory.cuh: x = value, y = x in another scalar, f() by one thread.
+// Kernels of backend/cuda/memory.cuh: x = value, y = x in another scalar, f() by one thread, f(i) by many.
 
 #include <moduleformer/core/platform.hpp>
 #include <moduleformer/core/tensor_view.hpp>
@@ -44,6 +44,20 @@ struct Invoke {
   template <class Thread>
   MODULEFORMER_DEVICE void operator()(Thread const& thread) const {
     if (thread.index() == 0) f();
+  }
+};
+
+/// f(i) for each i < count.
+template <class F>
+struct InvokeEach {
+  static constexpr int threads = 256;
+  F f;
+  Index count;
+
+  template <class Thread>
+  MODULEFORMER_DEVICE void operator()(Thread const& thread) const {
+    Index const i = thread.block() * threads + thread.index();
+    if (i < count) f(i);
   }
 };
 
