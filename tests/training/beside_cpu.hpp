@@ -20,8 +20,8 @@ inline constexpr Shape beside_shape{
     .attention = {.experts = 4, .top_k = 2, .heads = 2, .hidden_size = 16},
     .feed_forward = {.experts = 6, .top_k = 2, .hidden_size = 24},
 };
-template <class B>
-using BesideModel = CausalLM<beside_shape, Policies<>, B>;
+template <class B, class PolicySet = Policies<>>
+using BesideModel = CausalLM<beside_shape, PolicySet, B>;
 
 /// Rows of a sequence in which each token follows from the two before it, with some noise (without, the loss comes so
 /// low that routes chosen by rounding show in it).
@@ -42,14 +42,15 @@ inline Batch noisy_batch(Index step, Index rows, Index tokens) {
 }
 
 struct HowToTrain {
-  double dropout = 0;
+  double dropout = 0, jitter = 0;
   double rate = 1e-2;
   bool record = false, late = false;  // TrainerOptions' record_steps and late_reports
 };
 
-template <class B>
+template <class B, class PolicySet = Policies<>>
 std::vector<double> losses(Index steps, HowToTrain how = {}) {
-  auto model = BesideModel<B>::random(3, {.aux_loss_weight = 1e-2, .residual_dropout = how.dropout});
+  auto model = BesideModel<B, PolicySet>::random(3, {.aux_loss_weight = 1e-2, .residual_dropout = how.dropout,
+                                                     .router_jitter = how.jitter});
   Trainer trainer{model, AdamW{.learning_rate = how.rate}, Constant{},
                   {.threads = 1, .seed = 9, .record_steps = how.record, .late_reports = how.late}};
   std::vector<double> all;
@@ -148,12 +149,15 @@ void check_two_hundred_steps() {
 }
 
 /// Again, with recorded steps, and with reports that are one step late.
-template <class B>
+template <class B, class PolicySet = Policies<>>
 void check_the_same_bits_again_and_recorded() {
-  auto const expected = losses<B>(6, {.dropout = 0.1});
-  BOOST_TEST(losses<B>(6, {.dropout = 0.1}) == expected);
-  BOOST_TEST(losses<B>(6, {.dropout = 0.1, .record = true}) == expected);
-  BOOST_TEST(losses<B>(6, {.dropout = 0.1, .record = true, .late = true}) == expected);
+  HowToTrain how{.dropout = 0.1, .jitter = 0.1};
+  auto const expected = losses<B, PolicySet>(6, how);
+  BOOST_TEST((losses<B, PolicySet>(6, how)) == expected);
+  how.record = true;
+  BOOST_TEST((losses<B, PolicySet>(6, how)) == expected);
+  how.late = true;
+  BOOST_TEST((losses<B, PolicySet>(6, how)) == expected);
 }
 
 }  // namespace moduleformer::test

@@ -188,7 +188,7 @@ BOOST_AUTO_TEST_CASE(what_does_not_go_together_is_refused) {
   normalised.gating = mf::TopKSoftmaxGates{};
   using Any = mf::CausalLM<mf::dynamic_shape, mf::dynamic_policies>;
   BOOST_TEST(complaint([&] { Any::random(1, config, {}, normalised); }) ==
-             "gating: top_k_softmax gives gates that sum to 1, where k_mlp leaves one expert to choose the task would teach the router nothing");
+             "gating: top_k_softmax gives gates that sum to 1, and k_mlp leaves one expert to choose: the router would learn nothing");
   normalised.selection = mf::ExpertChoice{};  // of several experts, or none
   BOOST_TEST(complaint([&] { Any::random(1, config, {}, normalised); }) == "none");
   normalised.selection = mf::TopK{};

@@ -142,8 +142,8 @@ void check_gates(PolicySet const& policies, std::string_view key, Index top_k, I
   with_policy(policies.selection, [&]<class Selection>(Selection const&) {
     with_policy(policies.gating, [&]<class Gating>(Gating const&) {
       expects(!detail::gate_is_constant<Selection, Gating>(top_k, experts), "gating: ", Gating::name,
-              " gives gates that sum to 1, where ", key,
-              " leaves one expert to choose the task would teach the router nothing");
+              " gives gates that sum to 1, and ", key,
+              " leaves one expert to choose: the router would learn nothing");
     });
   });
 }
