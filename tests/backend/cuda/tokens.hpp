@@ -164,7 +164,8 @@ BOOST_AUTO_TEST_CASE_TEMPLATE(rows_appended_to_a_cache, B, Backends) {
 BOOST_AUTO_TEST_CASE_TEMPLATE(rows_by_number_refuse, B, Backends) {
   using S = typename B::Scalar;
   Device<B> device;
-  auto const x = device.template allocate<S>(5, 4), rows = device.template allocate<S>(3, 4);
+  auto const values = normal_numbers<S>(5 * 4, 1);
+  auto const x = device.template upload<S>(values, 5, 4), rows = device.template allocate<S>(3, 4);
   auto const wide = device.template allocate<S>(3, 5);
   auto const ids = device.upload(std::vector<TokenId>{0, 1, 2});
   BOOST_CHECK_EXCEPTION(embedding(device.backend(), x, ids, wide), Error, [](Error const& error) {
@@ -174,7 +175,8 @@ BOOST_AUTO_TEST_CASE_TEMPLATE(rows_by_number_refuse, B, Backends) {
   BOOST_CHECK_THROW(gather_rows(device.backend(), x, ids, x), Error);
   BOOST_CHECK_THROW(scatter_rows(device.backend(), wide, ids, x), Error);
   BOOST_CHECK_THROW(append_rows(device.backend(), {}, wide, x), Error);
-  gather_rows(device.backend(), x, ids, rows);
+  gather_rows(device.backend(), x, ids, rows);  // and still work
+  BOOST_TEST(same_bits(device.template download<double>(rows), std::vector<double>(values.begin(), values.begin() + 3 * 4)));
 }
 
 }  // namespace moduleformer::test
