@@ -72,10 +72,18 @@ BOOST_AUTO_TEST_CASE_TEMPLATE(experts_with_every_row_map, B, Backends) {
 }
 
 BOOST_AUTO_TEST_CASE_TEMPLATE(experts_in_large_tiles, B, Backends) {
-  with_every_product_engine([] {
+  with_every_product_engine<B>([] {
     check_expert_forward<B>({325, 2, 5, 9, 3457, Load::balanced}, Identity{}, Rows::token, Rows::slot, true, false);
     check_expert_forward<B>({325, 2, 5, 264, 3464, Load::some_empty}, GeluTanh{}, Rows::token, Rows::sorted, true, true);
   });
+}
+
+// Shared memory for the stages and rows of a large tile of bfloat16, not for the numbers of experts.
+BOOST_AUTO_TEST_CASE_TEMPLATE(experts_whose_numbers_leave_no_room_for_large_tiles, B, Backends) {
+  RestoredOptions const restored;
+  emulation_options().warpgroups = false;
+  emulation_options().shared_limit = (96 << 10) + 4 * 128;
+  check_expert_forward<B>({325, 2, 5, 9, 3457, Load::balanced}, Identity{}, Rows::token, Rows::slot, true, false);
 }
 
 BOOST_AUTO_TEST_CASE_TEMPLATE(experts_with_few_rows, B, Backends) {

@@ -99,10 +99,18 @@ BOOST_AUTO_TEST_CASE_TEMPLATE(gate_and_pre_activation_of_experts, B, Backends) {
 
 BOOST_AUTO_TEST_CASE_TEMPLATE(gate_and_pre_activation_in_large_tiles, B, Backends) {
   BOOST_CHECK(detail::product_tile_size(650, 5, 3457) == detail::TileSize::large);
-  with_every_product_engine([] {
+  with_every_product_engine<B>([] {
     check_expert_backward<B>({325, 2, 5, 3457, 9, Load::balanced}, Identity{}, Rows::slot);
     check_expert_backward<B>({325, 2, 5, 3464, 264, Load::balanced}, GeluTanh{}, Rows::sorted);
   });
+}
+
+// Gates' gradients add up as many tiles as there are columns of the tiles that fit.
+BOOST_AUTO_TEST_CASE_TEMPLATE(gates_whose_experts_leave_no_room_for_large_tiles, B, Backends) {
+  RestoredOptions const restored;
+  emulation_options().warpgroups = false;
+  emulation_options().shared_limit = (96 << 10) + 4 * 128;
+  check_expert_backward<B>({325, 2, 5, 3457, 9, Load::balanced}, Identity{}, Rows::slot);
 }
 
 BOOST_AUTO_TEST_CASE_TEMPLATE(what_is_not_wanted_of_experts, B, Backends) {
@@ -124,7 +132,7 @@ BOOST_AUTO_TEST_CASE_TEMPLATE(weights_of_experts, B, Backends) {
 
 BOOST_AUTO_TEST_CASE_TEMPLATE(weights_of_experts_in_large_tiles, B, Backends) {
   BOOST_CHECK(detail::gradient_tile_size(33, 129, 130) == detail::TileSize::large);
-  with_every_product_engine([] {
+  with_every_product_engine<B>([] {
     check_expert_weight_gradient<B>({40, 2, 33, 129, 130, Load::balanced}, Rows::token, Rows::slot, 0, 33);
     check_expert_weight_gradient<B>({280, 2, 33, 136, 136, Load::one_expert}, Rows::token, Rows::sorted, 0, 33);
   });

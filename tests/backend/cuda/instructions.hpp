@@ -326,6 +326,9 @@ BOOST_AUTO_TEST_CASE(products_of_matrices) {
   }
 }
 
+/// In place of a's major: each warp has fragments of a in registers.
+inline constexpr int in_registers = -1;
+
 /// c (64,N) += or = a (64,128) b (128,N), two stages of 64 terms under way at once.
 template <int MajorA, int MajorB, int N>
 struct WarpgroupProducts {
@@ -343,7 +346,7 @@ struct WarpgroupProducts {
       auto* const shared = thread.template shared<bfloat16>();
       for (int stage = 0; stage < 2; ++stage) {
         bfloat16* const to = shared + stage * (PartA::size + PartB::size);
-        for (int i = thread.index(); i < 64 * 64; i += threads)
+        for (int i = thread.index(); MajorA != in_registers && i < 64 * 64; i += threads)
           put<PartA>(to, MajorA == 0 ? i / 64 : i % 64, MajorA == 0 ? i % 64 : i / 64, a(i / 64, 64 * stage + i % 64));
         for (int i = thread.index(); i < 64 * N; i += threads)
           put<PartB>(to + PartA::size, MajorB == 0 ? i % N : i / N, MajorB == 0 ? i / N : i % N, b(64 * stage + i / N, i % N));
@@ -352,16 +355,27 @@ struct WarpgroupProducts {
       int const row = 16 * thread.warp() + thread.lane() / 4, column = 2 * (thread.lane() % 4);
       MODULEFORMER_UNROLL
       for (int i = 0; i < N / 2; ++i) sums[i] = c(row + 8 * (i / 2 % 2), i / 4 * 8 + column + i % 2);
+      std::uint32_t rows[MajorA == in_registers ? 8 : 1][4];  // 16 terms each
+      if constexpr (MajorA == in_registers)
+        MODULEFORMER_UNROLL
+        for (int i = 0; i < 8 * 4; ++i)
+          rows[i / 4][i % 4] = *reinterpret_cast<std::uint32_t const*>(&a(row + 8 * (i % 2), i / 4 * 16 + column + 8 * (i % 4 / 2)));
       thread.publish_shared();
       thread.sync();
       thread.begin_products();
+      MODULEFORMER_UNROLL
       for (int stage = 0; stage < 2; ++stage) {
         bfloat16 const* const from = shared + stage * (PartA::size + PartB::size);
         MODULEFORMER_UNROLL
-        for (int k = 0; k < 64; k += 16)
-          thread.template multiply_shared<MajorA, MajorB>(
-              sums, thread.shared_matrix(from + (MajorA == 0 ? k : 64 * k), 64 * 128),
-              thread.shared_matrix(from + PartA::size + (MajorB == 0 ? k : 64 * k), 64 * 128), add || stage > 0 || k > 0);
+        for (int k = 0; k < 64; k += 16) {
+          auto const right = thread.shared_matrix(from + PartA::size + (MajorB == 0 ? k : 64 * k), 64 * 128);
+          bool const adds = add || stage > 0 || k > 0;
+          if constexpr (MajorA == in_registers)
+            thread.template multiply_rows<MajorB>(sums, rows[4 * stage + k / 16], right, adds);
+          else
+            thread.template multiply_shared<MajorA, MajorB>(
+                sums, thread.shared_matrix(from + (MajorA == 0 ? k : 64 * k), 64 * 128), right, adds);
+        }
         thread.commit_products();
       }
       thread.template wait_products<0>();
@@ -406,6 +420,19 @@ BOOST_AUTO_TEST_CASE(products_of_warpgroups) {
   check_warpgroup_products<1, 1, 128>(true);
   check_warpgroup_products<0, 0, 256>(true);
   check_warpgroup_products<1, 1, 256>(true);
+}
+
+BOOST_AUTO_TEST_CASE(products_of_warpgroups_with_rows_in_registers) {
+  if (!Device<AnyBackend>{}.backend().stream().has_warpgroups()) {
+    BOOST_TEST_MESSAGE("not run: the device, or the code for it, has no products of warpgroups");
+    return;
+  }
+  check_warpgroup_products<in_registers, 0, 32>(true);
+  check_warpgroup_products<in_registers, 0, 64>(false);
+  check_warpgroup_products<in_registers, 1, 64>(true);
+  check_warpgroup_products<in_registers, 0, 96>(true);
+  check_warpgroup_products<in_registers, 0, 128>(false);
+  check_warpgroup_products<in_registers, 1, 128>(true);
 }
 
 struct RoundedPairs {

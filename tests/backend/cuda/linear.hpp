@@ -105,9 +105,20 @@ BOOST_AUTO_TEST_CASE_TEMPLATE(linear_input_gradients, B, Backends) {
 }
 
 BOOST_AUTO_TEST_CASE_TEMPLATE(linear_in_large_tiles, B, Backends) {
-  with_every_product_engine([] {
+  with_every_product_engine<B>([] {
     check_linear<B>(large_size, true);
     check_input_gradient<B>(large_size, true);
+  });
+}
+
+// A few rows so long that not every device has the shared memory to hold them.
+BOOST_AUTO_TEST_CASE_TEMPLATE(linear_of_few_long_rows, B, Backends) {
+  BOOST_TEST(detail::has_few_rows(5, 1, 17, 4096));
+  with_every_product_engine<B>([] {
+    for (Index const depth : {2900, 4096}) {
+      check_linear<B>({5, 17, depth}, true);
+      check_input_gradient<B>({5, 17, depth}, true);
+    }
   });
 }
 

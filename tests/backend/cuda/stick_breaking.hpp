@@ -8,6 +8,7 @@
 
 #include <cmath>
 #include <limits>
+#include <tuple>
 
 namespace moduleformer::test {
 
@@ -19,7 +20,7 @@ BOOST_AUTO_TEST_CASE_TEMPLATE(definition, B, Backends) {
     for (auto const variant : variants) {
       auto const in = stored_inputs<S>(c, 5);
       auto const expected = reference(c, variant, in);
-      with_every_product_engine([&] {
+      with_every_attention_engine<B>([&] {
         auto const found = attend<B>(c, variant, in);
         BOOST_TEST_CONTEXT(describe(c, variant)) {
           BOOST_TEST(relative_error(found.y, expected.y.values()) < forward_bound<S>);
@@ -58,6 +59,41 @@ BOOST_AUTO_TEST_CASE_TEMPLATE(early_stop_changes_nothing_visible, B, Backends) {
     }
     BOOST_TEST(stops > 0);
   }
+}
+
+BOOST_AUTO_TEST_CASE(fused_heads_stop_early) {
+  using B = std::tuple_element_t<1, Backends>;
+  for (auto c : fused_cases())
+    for (auto const variant : {variants[0], variants[3]}) {
+      auto const in = stored_inputs<bfloat16>(c, 6, 1);
+      auto const expected = reference(c, variant, in);
+      c.extents.stop_below = 0x1p-24;
+      with_every_attention_engine<B>([&] {
+        auto const found = attend<B>(c, variant, in);
+        BOOST_TEST_CONTEXT(describe(c, variant)) {
+          BOOST_TEST(relative_error(found.y, expected.y.values()) < forward_bound<bfloat16>);
+          BOOST_TEST(found.stop.back() > 0);
+          BOOST_TEST(found.log_stick.back() < std::log(c.extents.stop_below));
+        }
+      });
+    }
+}
+
+BOOST_AUTO_TEST_CASE(fused_heads_of_large_logits) {
+  using B = std::tuple_element_t<1, Backends>;
+  for (auto const& c : fused_cases())
+    for (double const mean : large_means) {
+      auto const in = stored_inputs<bfloat16>(c, 27, mean, 15);
+      auto const expected = reference(c, {true, true}, in);
+      with_every_attention_engine<B>([&] {
+        auto const found = attend<B>(c, {true, true}, in);
+        BOOST_TEST_CONTEXT(describe(c, {true, true}) << " mean " << mean) {
+          BOOST_TEST(relative_error(found.y, expected.y.values()) < forward_bound<bfloat16>);
+          // Where one key uses up all but 2^-30 of a stick, the kernels without warpgroups look no closer.
+          BOOST_TEST(log_stick_error(found.log_stick, expected.log_stick.values(), -20) < 2 * forward_bound<bfloat16>);
+        }
+      });
+    }
 }
 
 BOOST_AUTO_TEST_CASE_TEMPLATE(extreme_logits_stay_finite, B, Backends) {

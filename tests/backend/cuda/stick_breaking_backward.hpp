@@ -8,6 +8,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <tuple>
 #include <vector>
 
 namespace moduleformer::test {
@@ -27,7 +28,7 @@ BOOST_AUTO_TEST_CASE_TEMPLATE(definition, B, Backends) {
     for (auto const variant : variants) {
       auto const in = stored_inputs<S>(c, 22);
       auto const expected = reference(c, variant, in);
-      with_every_product_engine([&] {
+      with_every_attention_engine<B>([&] {
         BOOST_TEST_CONTEXT(describe(c, variant)) {
           check_gradients<S>(attend<B>(c, variant, in, {.gradients = true}), expected);
         }
@@ -60,6 +61,37 @@ BOOST_AUTO_TEST_CASE_TEMPLATE(early_stop, B, Backends) {
     BOOST_TEST(found.stop.back() > 0);
     check_gradients<S>(found, reference(c, variant, in));
   }
+}
+
+BOOST_AUTO_TEST_CASE(fused_heads_stop_early) {
+  using B = std::tuple_element_t<1, Backends>;
+  for (auto c : fused_cases())
+    for (auto const variant : {variants[0], variants[3]}) {
+      auto const in = stored_inputs<bfloat16>(c, 23, 1);
+      auto const expected = reference(c, variant, in);
+      c.extents.stop_below = 0x1p-24;
+      with_every_attention_engine<B>([&] {
+        auto const found = attend<B>(c, variant, in, {.gradients = true});
+        BOOST_TEST_CONTEXT(describe(c, variant)) {
+          BOOST_TEST(found.stop.back() > 0);
+          check_gradients<bfloat16>(found, expected);
+        }
+      });
+    }
+}
+
+BOOST_AUTO_TEST_CASE(fused_heads_of_large_logits) {
+  using B = std::tuple_element_t<1, Backends>;
+  for (auto const& c : fused_cases())
+    for (double const mean : large_means) {
+      auto const in = stored_inputs<bfloat16>(c, 27, mean, 15);
+      auto const expected = reference(c, {true, true}, in);
+      with_every_attention_engine<B>([&] {
+        BOOST_TEST_CONTEXT(describe(c, {true, true}) << " mean " << mean) {
+          check_gradients<bfloat16>(attend<B>(c, {true, true}, in, {.gradients = true}), expected);
+        }
+      });
+    }
 }
 
 // Without early stop the sticks of far keys underflow; their gradients must be 0, not NaN.

@@ -64,6 +64,13 @@ inline std::vector<AttentionCase> tensor_cases() {
   return cases;
 }
 
+/// For more keys than a block has, with heads of fused kernels for bfloat16.
+inline std::vector<AttentionCase> fused_cases() { return {single(150, 250, 1, 64, 1), single(150, 250, 1, 128, 1)}; }
+
+/// Means of logits that, at a deviation of 15, reach from -80 to 80: a stick that is used up at once, and keys that
+/// hardly use any.
+inline constexpr double large_means[] = {-25.0, 0.0, 25.0};
+
 inline std::vector<AttentionCase> all_cases() {
   auto cases = attention_cases();
   for (auto const& c : tensor_cases()) cases.push_back(c);
@@ -77,9 +84,9 @@ struct Attended {
 };
 
 /// The error of log_stick, of sticks that a float holds: a call ends where nothing of any stick is left.
-inline double log_stick_error(std::vector<double> found, std::vector<double> expected) {
+inline double log_stick_error(std::vector<double> found, std::vector<double> expected, double smallest = -87) {
   for (auto* logs : {&found, &expected})
-    for (double& x : *logs) x = std::max(x, -87.0);
+    for (double& x : *logs) x = std::max(x, smallest);
   return relative_error(found, expected);
 }
 

@@ -15,6 +15,7 @@
 
 #include <cstddef>
 #include <cstring>
+#include <initializer_list>
 #include <string>
 #include <type_traits>
 #include <utility>
@@ -134,15 +135,28 @@ auto in_all_orders(F const& compute) {
   return first;
 }
 
-/// check() with every engine of large products that the emulation can be asked for; a GPU has the one it has.
-template <class F>
-void with_every_product_engine(F const& check) {
+/// check() on emulated devices with and without products of warpgroups, the latter with so much shared memory for a block;
+/// a GPU is what it is.
+template <class B, class F>
+void on_devices_of(std::initializer_list<int> shared_kib, F const& check) {
+  if constexpr (!requires(B& b) { b.stream().launches(); }) return check();
   RestoredOptions const restored;
-  for (bool const warpgroups : {true, false}) {
-    emulation_options().warpgroups = warpgroups;
-    if (!warpgroups) emulation_options().shared_limit = 163 << 10;  // that of 8.0
+  check();
+  emulation_options().warpgroups = false;
+  for (int const kib : shared_kib) {
+    emulation_options().shared_limit = static_cast<std::size_t>(kib) << 10;
     check();
   }
+}
+/// check() with every engine of large products: 8.6, 8.9 and 12.x have the least shared memory.
+template <class B, class F>
+void with_every_product_engine(F const& check) {
+  on_devices_of<B>({99}, check);
+}
+/// check() with every engine of attention: that of 8.0 takes more shared memory.
+template <class B, class F>
+void with_every_attention_engine(F const& check) {
+  on_devices_of<B>({163, 99}, check);
 }
 
 /// The largest error that a tensor of scalar S may show relative to its largest element, for sums of moderate length.

@@ -29,7 +29,7 @@ void expert_backward(CudaBackend<S, P>& backend, RoutingPlan const& plan, Act co
   detail::expect_product_sizes("expert_backward", slots, k, n);
 
   auto const size = detail::product_tile_size(slots, plan.experts, k);
-  Index const tiles = detail::ceil_divide(k, detail::row_tile_columns(backend, size));
+  Index const tiles = detail::ceil_divide(k, detail::row_tile_columns(backend, size, plan.experts));
   Scope const scope{backend.workspace()};
   Matrix<float> const partial = dgate ? backend.workspace().template allocate<float>(tiles, slots) : Matrix<float>{};
   kernels::ExpertGradientEpilogue<S, Act> const epilogue{

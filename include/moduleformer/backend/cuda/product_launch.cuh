@@ -10,6 +10,7 @@
 #include <moduleformer/backend/cuda/kernels/float_product.cuh>
 #include <moduleformer/backend/cuda/kernels/packs.cuh>
 #include <moduleformer/backend/cuda/kernels/product.cuh>
+#include <moduleformer/backend/cuda/kernels/product_epilogues.cuh>
 #include <moduleformer/backend/cuda/kernels/product_operand.cuh>
 #include <moduleformer/backend/cuda/kernels/tensor_product.cuh>
 #include <moduleformer/backend/cuda/kernels/warpgroup_product.cuh>
@@ -17,6 +18,7 @@
 #include <moduleformer/core/error.hpp>
 
 #include <algorithm>
+#include <cstddef>
 #include <limits>
 #include <type_traits>
 
@@ -34,21 +36,26 @@ auto product_kernel(Schedule const& schedule, kernels::Operand<typename Tile::Sc
     return kernels::Product<kernels::TensorProduct<Tile, A, B>, Schedule, Epilogue>{schedule, a, b, epilogue};
 }
 
-/// call(tile) with the tile of this size for rows that the device is best at.
+/// call(tile) with the tile of this size for rows of so many experts that the device is best at. Where numbers of many
+/// experts do not fit beside the stages of a large one (above 639 on devices that give a block 99 KB), a medium one.
 template <CudaScalar S, class P, class Call>
-auto with_row_tile(CudaBackend<S, P>& backend, TileSize size, Call const& call) {
+auto with_row_tile(CudaBackend<S, P>& backend, TileSize size, Index experts, Call const& call) {
   using Tiles = ProductTiles<S>;
+  using Large = typename Tiles::Large;
   if (size == TileSize::small) return call(typename Tiles::Small{});
   if (size == TileSize::medium) return call(typename Tiles::Medium{});
   if constexpr (std::is_same_v<S, bfloat16>)
     if (backend.stream().has_warpgroups()) return call(typename Tiles::LargeRows{});
-  return call(typename Tiles::Large{});
+  using Kernel = decltype(product_kernel<Large, kernels::Stored::plain, kernels::Stored::plain>(
+      kernels::RowSchedule{}, kernels::Operand<S>{}, kernels::Operand<S>{}, kernels::LinearEpilogue<S, float>{}));
+  if (Kernel::shared_bytes(static_cast<int>(experts)) > backend.most_shared()) return call(typename Tiles::Medium{});
+  return call(Large{});
 }
 
 /// Columns of that tile.
 template <CudaScalar S, class P>
-Index row_tile_columns(CudaBackend<S, P>& backend, TileSize size) {
-  return with_row_tile(backend, size, [](auto tile) { return Index{decltype(tile)::columns}; });
+Index row_tile_columns(CudaBackend<S, P>& backend, TileSize size, Index experts) {
+  return with_row_tile(backend, size, experts, [](auto tile) { return Index{decltype(tile)::columns}; });
 }
 
 inline kernels::RowMap row_map(RoutingPlan const& plan, Rows rows) {
@@ -90,13 +97,17 @@ Index most_tiles(kernels::RowSchedule const& schedule) {
   return (ceil_divide(schedule.rows, Tile::rows) + used - (used > 0)) * ceil_divide(schedule.columns, Tile::columns);
 }
 
+/// False, with nothing done, where a block's shared memory has no room for the rows.
 template <kernels::Stored B, CudaScalar S, class P, class Epilogue>
-void few_rows_product(CudaBackend<S, P>& backend, kernels::RowSchedule const& schedule, kernels::Operand<S> const& a,
+[[nodiscard]] bool few_rows_product(CudaBackend<S, P>& backend, kernels::RowSchedule const& schedule, kernels::Operand<S> const& a,
                       kernels::Operand<S> const& b, Epilogue const& epilogue) {
   using Tile = std::conditional_t<B == kernels::Stored::plain, FewRowsTile<S, 32, 256, 2>, FewRowsTile<S, 8, 128, 4>>;
   using Kernel = kernels::FewRowsProduct<Tile, B, Epilogue>;
+  std::size_t const bytes = Kernel::shared_bytes(schedule.depth, schedule.experts);
+  if (bytes > backend.most_shared()) return false;
   Index const blocks = std::min<Index>(most_tiles<Tile>(schedule), Index{backend.processors()} * Tile::blocks);
-  backend.launch(Kernel{schedule, a, b, epilogue}, blocks, Kernel::shared_bytes(schedule.depth, schedule.experts));
+  backend.launch(Kernel{schedule, a, b, epilogue}, blocks, bytes);
+  return true;
 }
 
 /// C = A B, rows of C and A being slots of `schedule`.
@@ -104,9 +115,10 @@ template <kernels::Stored B, CudaScalar S, class P, class Epilogue>
 void row_product(CudaBackend<S, P>& backend, kernels::RowSchedule const& schedule, kernels::Operand<S> const& a,
                  kernels::Operand<S> const& b, Epilogue const& epilogue, TileSize size) {
   if constexpr (!Epilogue::row_sums)
-    if (has_few_rows(schedule.rows, schedule.experts, schedule.columns, schedule.depth))
-      return few_rows_product<B>(backend, schedule, a, b, epilogue);
-  with_row_tile(backend, size, [&]<class Tile>(Tile) {
+    if (has_few_rows(schedule.rows, schedule.experts, schedule.columns, schedule.depth) &&
+        few_rows_product<B>(backend, schedule, a, b, epilogue))
+      return;
+  with_row_tile(backend, size, schedule.experts, [&]<class Tile>(Tile) {
     auto const kernel = product_kernel<Tile, kernels::Stored::plain, B>(schedule, a, b, epilogue);
     Index const blocks = std::min<Index>(most_tiles<Tile>(schedule), Index{backend.processors()} * Tile::blocks);
     backend.launch(kernel, blocks, kernel.shared_bytes(schedule.experts));

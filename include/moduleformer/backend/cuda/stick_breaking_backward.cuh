@@ -83,26 +83,28 @@ void attend_backward(CudaBackend<S, P>& backend, StickBreakingVariant variant, A
   if constexpr (std::is_same_v<S, bfloat16>)
     if (matrix.rows > 0) return attend_backward_by_products(backend, call, matrix);
   backend.launch(kernels::PlanStates{shape, call.places}, 1);
-  auto const launch = [&](auto queries, auto keys, std::size_t query_bytes, std::size_t key_bytes) {
-    backend.launch(queries, call.template query_blocks<decltype(queries)::threads>(), query_bytes);
-    backend.launch(keys, call.key_blocks(), key_bytes);
+  auto const over_queries = [&]<class Kernel>(Kernel const& kernel, std::size_t bytes) {
+    backend.launch(kernel, call.template query_blocks<Kernel::threads>(), bytes);
   };
+  auto const over_keys = [&](auto const& kernel, std::size_t bytes) { backend.launch(kernel, call.key_blocks(), bytes); };
+  bool only_keys_are_left = false;  // wide heads take more shared memory than 8.6, 8.9 and 12.x have
   if constexpr (std::is_same_v<S, bfloat16>) {
-    if (aligned && with_tensor_head(extents.head_size, [&](auto d) {
-          if (backend.stream().has_warpgroups()) {
-            using Queries = kernels::StickBreakingWarpgroupQueryGradient<d>;
-            using Keys = kernels::StickBreakingWarpgroupKeyGradient<d>;
-            Index const tiles = most_tiles(shape, Queries::size);
-            backend.launch(Queries{call, tiles}, tiles * shape.heads + ceil_divide(shape.rows, Queries::threads),
-                           Queries::shared_bytes);
-            backend.launch(Keys{call}, call.key_blocks(), Keys::shared_bytes);
-            return;
-          }
-          using Queries = kernels::StickBreakingTensorQueryGradient<d>;
-          using Keys = kernels::StickBreakingTensorKeyGradient<d>;
-          launch(Queries{call}, Keys{call}, Queries::shared_bytes, Keys::shared_bytes);
-        }))
-      return;
+    bool const has_kernels = aligned && with_tensor_head(extents.head_size, [&](auto d) {
+      if (backend.stream().has_warpgroups()) {
+        using Queries = kernels::StickBreakingWarpgroupQueryGradient<d>;
+        using Keys = kernels::StickBreakingWarpgroupKeyGradient<d>;
+        Index const tiles = most_tiles(shape, Queries::size);
+        backend.launch(Queries{call, tiles}, tiles * shape.heads + ceil_divide(shape.rows, Queries::threads),
+                       Queries::shared_bytes);
+        return over_keys(Keys{call}, Keys::shared_bytes);
+      }
+      using Queries = kernels::StickBreakingTensorQueryGradient<d>;
+      using Keys = kernels::StickBreakingTensorKeyGradient<d>;
+      over_queries(Queries{call}, Queries::shared_bytes);
+      only_keys_are_left = Keys::shared_bytes > backend.most_shared();
+      if (!only_keys_are_left) over_keys(Keys{call}, Keys::shared_bytes);
+    });
+    if (has_kernels && !only_keys_are_left) return;
   }
   with_attention_product<S>(extents.head_size, aligned, [&]<class Product>() {
     using Queries = kernels::StickBreakingQueryGradient<Product, Units>;
@@ -112,7 +114,7 @@ void attend_backward(CudaBackend<S, P>& backend, StickBreakingVariant variant, A
         if constexpr (std::is_same_v<S, float>) return result.data();
         else return workspace.template allocate<float>(result.size()).data();
       };
-      call.dq_sums = sums_of(dq);
+      if (!only_keys_are_left) call.dq_sums = sums_of(dq);
       call.dk_sums = sums_of(dk);
       call.dv_sums = dk.data() == dv.data() ? call.dk_sums : sums_of(dv);
     }
@@ -120,7 +122,8 @@ void attend_backward(CudaBackend<S, P>& backend, StickBreakingVariant variant, A
                   kernels::may_pack<4>(dy.data(), q.data(), k.data(), v.data(), dq.data(), dk.data(), dv.data(),
                                        call.dq_sums, call.dk_sums, call.dv_sums);
     constexpr std::size_t bytes = Queries::shared_floats * sizeof(float);
-    launch(Queries{{call}}, Keys{{call}}, bytes, bytes);
+    if (!only_keys_are_left) over_queries(Queries{{call}}, bytes);
+    over_keys(Keys{{call}}, bytes);
   });
 }
 
