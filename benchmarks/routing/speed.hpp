@@ -21,8 +21,11 @@ enum class Load { even, skewed };
 
 inline char const* load_name(Load load) { return load == Load::even ? "even" : "skewed"; }
 
-/// Experts (N,K), drawn without replacement: the r-th most used with a weight proportional to (3/4)^r if skewed.
-inline std::vector<mf::ExpertId> draw_routes(mf::Cpu<float>& backend, Index tokens, Index top_k, Index experts, Load load) {
+/// Routes of a router for tokens with K experts (N, slots): its shared ones, then experts drawn without replacement, the r-th most used with a weight
+/// proportional to (3/4)^r if skewed; slots beyond K are empty.
+template <class Router>
+std::vector<mf::ExpertId> draw_routes(mf::Cpu<float>& backend, Index tokens, Router const& router, Index top_k, Load load) {
+  Index const shared = router.shared_experts(), experts = router.experts() - shared, drawn = top_k - shared, slots = router.slots(true);
   double const log_ratio = load == Load::even ? 0 : std::log(0.75);
   std::vector<float> score(static_cast<std::size_t>(tokens * experts));
   for (Index i = 0; i < tokens * experts; ++i) {
@@ -30,8 +33,13 @@ inline std::vector<mf::ExpertId> draw_routes(mf::Cpu<float>& backend, Index toke
     double const unit = static_cast<double>(mf::to_unit(mf::random_words({11, 0, 0}, static_cast<std::uint64_t>(i))[0]));
     score[static_cast<std::size_t>(i)] = static_cast<float>(rank * log_ratio - std::log(-std::log(unit)));
   }
-  std::vector<mf::ExpertId> routes(static_cast<std::size_t>(tokens * top_k));
-  mf::top_k(backend, mf::Matrix<float const>{score.data(), {tokens, experts}}, mf::Matrix<mf::ExpertId>{routes.data(), {tokens, top_k}});
+  std::vector<mf::ExpertId> chosen(static_cast<std::size_t>(tokens * drawn)), routes(static_cast<std::size_t>(tokens * slots), -1);
+  mf::top_k(backend, mf::Matrix<float const>{score.data(), {tokens, experts}}, mf::Matrix<mf::ExpertId>{chosen.data(), {tokens, drawn}});
+  for (Index t = 0; t < tokens; ++t) {
+    auto const row = routes.begin() + t * slots;
+    for (Index s = 0; s < shared; ++s) row[s] = static_cast<mf::ExpertId>(s);
+    for (Index s = 0; s < drawn; ++s) row[shared + s] = static_cast<mf::ExpertId>(shared + chosen[static_cast<std::size_t>(t * drawn + s)]);
+  }
   return routes;
 }
 
@@ -116,17 +124,20 @@ inline BlockSeconds block_seconds(RoutingOptions const& o, Routing const& routin
   using Backend = mf::Cpu<float>;
   using Policies = mf::dynamic_policies;
   Backend backend(o.threads);
-  Index const n = o.tokens_per_step(), d = o.hidden, k = o.top_k;
-  auto const dy = LayerAlone<mf::RouterLayer<Policies, Backend>>::random(n * d, 3), dgate = LayerAlone<mf::RouterLayer<Policies, Backend>>::random(n * k, 4);
-  mf::Matrix<float const> const dout{dy.data(), {n, d}}, dgates{dgate.data(), {n, k}};
+  Index const n = o.tokens_per_step(), d = o.hidden;
+  auto const dy = LayerAlone<mf::RouterLayer<Policies, Backend>>::random(n * d, 3);
+  mf::Matrix<float const> const dout{dy.data(), {n, d}};
   std::vector<mf::Sequence> rows;
   for (Index begin = 0; begin < n; begin += o.window) rows.push_back({begin, o.window, begin, o.window});
   mf::Vector<mf::Sequence const> const sequences{rows.data(), {static_cast<Index>(rows.size())}};
 
   BlockSeconds result;
-  auto const measure = [&](Index experts, mf::RandomSite site, auto layer, double& seconds, auto&& call) {
-    auto const routes = draw_routes(backend, n, k, experts, load);
-    mf::Matrix<mf::ExpertId const> const given{routes.data(), {n, k}};
+  auto const measure = [&](mf::RandomSite site, auto layer, double& seconds, auto&& call) {
+    Index const slots = layer.router().slots(true);
+    auto const routes = draw_routes(backend, n, layer.router(), o.top_k, load);
+    mf::Matrix<mf::ExpertId const> const given{routes.data(), {n, slots}};
+    auto const dgate = LayerAlone<mf::RouterLayer<Policies, Backend>>::random(n * slots, 4);
+    mf::Matrix<float const> const dgates{dgate.data(), {n, slots}};
     auto const route = [&](mf::Matrix<mf::ExpertId const> choice) {
       LayerAlone alone(backend, routing.settings, layer.router(), n, d);
       return alone.seconds(repeats, [&](auto const& router, auto& pass, auto const& p, auto const& g, auto x) {
@@ -137,18 +148,18 @@ inline BlockSeconds block_seconds(RoutingOptions const& o, Routing const& routin
     result.routers += route({});
     LayerAlone alone(backend, routing.settings, layer, n, d);
     seconds = alone.seconds(repeats, [&](auto const& l, auto& pass, auto const& p, auto const& g, auto x) {
-      call(l, pass, p, g, x, given, pass.template allocate<float>(n * k, d), pass.template allocate<float>(n, d),
-           pass.template allocate<float>(n * k, d));
+      call(l, pass, p, g, x, given, pass.template allocate<float>(n * slots, d), pass.template allocate<float>(n, d),
+           pass.template allocate<float>(n * slots, d));
     }) - route(given);
   };
-  measure(o.attention_experts, mf::RandomSite::attention_router,
-          mf::Attention<Policies, Backend>({d, o.router_hidden, o.attention_experts}, k, o.heads, d, routing.policies), result.attention,
+  measure(mf::RandomSite::attention_router,
+          mf::Attention<Policies, Backend>({d, o.router_hidden, o.attention_experts}, o.top_k, o.heads, d, routing.policies), result.attention,
           [&](auto const& l, auto& pass, auto const& p, auto const& g, auto x, auto given, auto y, auto dx, auto dx_slots) {
             auto const context = l.forward(pass, p, x, sequences, {}, given, y);
             l.backward(pass, p, g, context, x, sequences, dout, dx, dx_slots);
           });
-  measure(o.ffn_experts, mf::RandomSite::feed_forward_router,
-          mf::FeedForward<Policies, Backend>({d, o.router_hidden, o.ffn_experts}, k, o.ffn_hidden, routing.policies), result.feed_forward,
+  measure(mf::RandomSite::feed_forward_router,
+          mf::FeedForward<Policies, Backend>({d, o.router_hidden, o.ffn_experts}, o.top_k, o.ffn_hidden, routing.policies), result.feed_forward,
           [&](auto const& l, auto& pass, auto const& p, auto const& g, auto x, auto given, auto y, auto dx, auto dx_slots) {
             auto const context = l.forward(pass, p, x, given, y);
             l.backward(pass, p, g, context, x, dout, dx, dx_slots);
