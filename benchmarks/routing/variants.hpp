@@ -88,17 +88,15 @@ inline constexpr std::array variants{
               detail::lose<mf::MutualInformationLoss>(r, 1e-3);
               r.policies.selection = mf::GumbelTopK{};
             }},
-    Variant{"jitter", "router's input times U(0.99, 1.01) in training, switch 0.01",
+    Variant{"jitter", "the router's input times draws from 0.99 to 1.01 in training, switch 0.01",
             [](Routing& r) {
               detail::lose<mf::SwitchLoss>(r, 1e-2);
               r.settings.router_jitter = 0.01;
             }},
-    Variant{"shared", "one of the two feed-forward experts of a token is shared by all, switch 0.01",
+    Variant{"shared", "one feed-forward expert of each layer serves every token, switch 0.01",
             [](Routing& r) {
               detail::lose<mf::SwitchLoss>(r, 1e-2);
-              mf::SharedExperts<> shared;
-              shared.attention = 0;
-              r.policies.shared_experts = shared;
+              r.policies.shared_experts = mf::SharedExperts<>{.attention = 0, .feed_forward = 1};
             }},
     Variant{"pools", "a pool of experts for each document in training, switch 0.01",
             [](Routing& r) {

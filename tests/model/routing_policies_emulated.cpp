@@ -60,7 +60,7 @@ std::vector<Named> all_policies() {
       named("gumbel", gumbel, NormalisedSigmoidGates{}),
       named("biased", BiasedTopK{}, SigmoidGates{}, NoRoutingLoss{}),
       named("expert choice", ExpertChoice{}, SoftmaxGates{}),
-      named("expert choice, few", few, TopKSoftmaxGates{}, SwitchLoss{}),
+      named("expert choice, few", few, TopKSoftmaxGates{}, RouterZLoss{}),
       named("document pools", DocumentPool{}, SoftmaxGates{}),
       named("jitter", TopK{}, SoftmaxGates{}, RouterZLoss{}, {0, 0}, 0.2),
       named("shared", TopK{}, SoftmaxGates{}, MutualInformationLoss{}, {1, 2}),
