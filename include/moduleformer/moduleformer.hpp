@@ -17,6 +17,7 @@
 #include <moduleformer/model/reports.hpp>
 #include <moduleformer/model/route_agreement.hpp>
 #include <moduleformer/model/route_record.hpp>
+#include <moduleformer/model/routing_summary.hpp>
 #include <moduleformer/model/sampling.hpp>
 #include <moduleformer/model/sequence_classifier.hpp>
 #include <moduleformer/model/session.hpp>
@@ -26,6 +27,7 @@
 #include <moduleformer/training/documents.hpp>
 #include <moduleformer/training/evaluation.hpp>
 #include <moduleformer/training/optimizer.hpp>
+#include <moduleformer/training/routing_state.hpp>
 #include <moduleformer/training/schedule.hpp>
 #include <moduleformer/training/text_file.hpp>
 #include <moduleformer/training/trainer.hpp>
