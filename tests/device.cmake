@@ -42,6 +42,12 @@ target_link_libraries(test_backend_cuda_no_device PRIVATE moduleformer_cuda_deve
 add_test(NAME cuda.no_device COMMAND test_backend_cuda_no_device)
 set_tests_properties(cuda.no_device PROPERTIES LABELS cuda ENVIRONMENT CUDA_VISIBLE_DEVICES=-1)
 
+# Code for a device that is too old, as CMake and nvcc make it where no architecture is named, stops at a sentence.
+add_test(NAME cuda.old_architecture COMMAND ${CMAKE_CUDA_COMPILER} -std=c++20 -arch=sm_75 -ptx -I${PROJECT_SOURCE_DIR}/include
+  --expt-relaxed-constexpr -o ${CMAKE_CURRENT_BINARY_DIR}/old_architecture.ptx ${CMAKE_CURRENT_SOURCE_DIR}/package/cuda/other.cu)
+set_tests_properties(cuda.old_architecture PROPERTIES LABELS cuda
+  PASS_REGULAR_EXPRESSION "moduleformer: expected code for compute capability 8.0 or more")
+
 # Without a device the example says so, with one it succeeds.
 if(MODULEFORMER_BUILD_EXAMPLES)
   add_test(NAME cuda.quickstart COMMAND Python3::Interpreter ${CMAKE_CURRENT_SOURCE_DIR}/needs_device.py

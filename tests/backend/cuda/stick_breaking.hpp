@@ -125,6 +125,23 @@ BOOST_AUTO_TEST_CASE_TEMPLATE(not_a_number_stays_in_its_row, B, Backends) {
     }
 }
 
+// Of wide heads the scores of all rows are kept, up to a bound; a call that passes it goes block by block.
+BOOST_AUTO_TEST_CASE(scores_of_wide_heads_are_bounded) {
+  for (Index const bytes : {6, 12})
+    for (Index const keys : {1, 129, 8192, 9500, 16384, 1 << 20, 1 << 30}) {
+      kernels::AttentionShape const shape{nullptr, 1, 1, 136, 2, true, false, 2 * keys};
+      auto const matrix = detail::score_matrix(shape, 0, keys, bytes);
+      bool const fits = 2.0 * static_cast<double>(keys) * static_cast<double>(detail::round_up(keys, Index{128})) *
+                            static_cast<double>(bytes) <= 0x1p31;
+      BOOST_TEST((matrix.rows == (fits ? 2 * keys : 0)), keys << " keys, " << bytes << " bytes");
+      if (fits) BOOST_TEST(matrix.stride >= keys);
+    }
+  // A bound on the sequences' lengths is what counts, not the keys of all.
+  kernels::AttentionShape const many{nullptr, 64, 1, 136, 1, true, false, 1 << 16};
+  BOOST_TEST(detail::score_matrix(many, 0, 1 << 16, 6).rows == 0);
+  BOOST_TEST(detail::score_matrix(many, 1024, 1 << 16, 6).rows == 1 << 16);
+}
+
 // A sequence's bits do not depend on what is packed beside it. More sequences than a warp has lanes, some empty.
 BOOST_AUTO_TEST_CASE_TEMPLATE(packed_is_separate, B, Backends) {
   using S = typename B::Scalar;

@@ -12,6 +12,10 @@
 #include <cstddef>
 #include <cstdint>
 
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800
+#error "moduleformer: expected code for compute capability 8.0 or more: set CMAKE_CUDA_ARCHITECTURES, or nvcc's -arch"
+#endif
+
 namespace moduleformer {
 
 struct GpuThread : GpuWarpgroupProducts {
