@@ -7,6 +7,9 @@
 
 #include <moduleformer/backend/cpu/build_info.hpp>
 
+#include <algorithm>
+#include <cctype>
+
 namespace {
 
 using namespace bench;
@@ -44,7 +47,15 @@ void write_report(RoutingOptions const& o) {
   for (PolicyResults const& p : all)
     for (CellResult const& r : p.seeds) json["cells"].push_back(r);
   mf::write_file(o.out / "results.json", json.dump(1) + "\n");
-  fmt::print("written: table.md, results.csv, results.json in {}\n", o.out.string());
+  // Pictures stand by themselves: text and lines in grey read on any ground.
+  auto const draw = [&](std::string name, std::string const& svg) {
+    std::ranges::replace_if(name, [](char c) { return std::isalnum(static_cast<unsigned char>(c)) == 0; }, '-');
+    mf::write_file(o.out / (name + ".svg"), "<svg style=\"color:#777\"" + svg.substr(std::string_view("<svg").size()));
+  };
+  for (Column const& c : columns) draw(c.name, mf::to_svg(dots(all, c)));
+  draw("curves", mf::to_svg(curves(all, "Held-out text while training", "bits per byte", &Moment::bits_per_byte)));
+  draw("effective while training", mf::to_svg(curves(all, "Effective feed-forward experts while training", "experts", &Moment::effective_feed_forward)));
+  fmt::print("written: table.md, results.csv, results.json and pictures in {}\n", o.out.string());
 }
 
 /// What each policy costs: routers, and experts under even load and under a trained model's.

@@ -6,6 +6,8 @@
 #include "routing/cell.hpp"
 #include "routing/speed.hpp"
 
+#include <moduleformer/io/svg.hpp>
+
 #include <cmath>
 #include <optional>
 #include <span>
@@ -170,6 +172,31 @@ inline std::string plain_table(std::vector<std::vector<std::string>> const& rows
     first = last;
   }
   return text;
+}
+
+/// A column's values of every seed, a row for each policy.
+inline mf::DotPlot dots(std::vector<PolicyResults> const& all, Column const& column) {
+  mf::DotPlot plot{column.name, column.unit, {}, column.digits};
+  for (PolicyResults const& p : all) {
+    auto& row = plot.rows.emplace_back(mf::DotPlot::Row{std::string(p.variant->name), {}});
+    for (CellResult const& r : p.seeds) row.values.push_back(column.get(r));
+  }
+  return plot;
+}
+
+/// A number of the moments over training, mean over the seeds; a line for each policy.
+inline mf::LinePlot curves(std::vector<PolicyResults> const& all, std::string title, std::string y_name, double Moment::*member) {
+  mf::LinePlot plot{std::move(title), "million tokens", std::move(y_name), {}};
+  for (PolicyResults const& p : all) {
+    auto& line = plot.lines.emplace_back(mf::LinePlot::Line{std::string(p.variant->name), {}, {}});
+    for (std::size_t i = 0; i < p.seeds.front().moments.size(); ++i) {
+      double sum = 0;
+      for (CellResult const& r : p.seeds) sum += r.moments[i].*member / static_cast<double>(p.seeds.size());
+      line.x.push_back(static_cast<double>(p.seeds.front().moments[i].tokens) * 1e-6);
+      line.y.push_back(sum);
+    }
+  }
+  return plot;
 }
 
 }  // namespace bench
