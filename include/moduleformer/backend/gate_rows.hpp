@@ -4,7 +4,7 @@
 //   chosen_softmax   g_s = exp(l_s) / sum_r exp(l_r)   over the chosen, which is softmax over all E, renormalised
 //   sigmoid          g_s = sigmoid(l_s)
 //   chosen_sigmoid   g_s = sigmoid(l_s) / sum_r sigmoid(l_r)   (arXiv 2412.19437)
-// A slot without expert (id < 0) has gate 0 and no gradient.
+// A slot without expert (id < 0), or with one whose logit is -infinity, has gate 0 and no gradient.
 
 #include <moduleformer/backend/arguments.hpp>
 #include <moduleformer/core/math.hpp>
@@ -15,13 +15,14 @@ namespace moduleformer::detail {
 /// gates (K) =, from a token's logits (E) and its chosen experts (K).
 template <class A>
 MODULEFORMER_HOST_DEVICE inline void row_gates(GateFunction function, A const* logits, ExpertId const* ids, Index k, A* gates) {
-  A largest = -static_cast<A>(__builtin_huge_val());
+  A const lowest = -static_cast<A>(__builtin_huge_val());
+  A largest = lowest;
   for (Index s = 0; s < k; ++s)
     if (ids[s] >= 0 && logits[ids[s]] > largest) largest = logits[ids[s]];
   A sum = 0;
   for (Index s = 0; s < k; ++s) {
     A gate = 0;
-    if (ids[s] >= 0)
+    if (ids[s] >= 0 && logits[ids[s]] != lowest)
       gate = function == GateFunction::chosen_softmax ? math::exp(logits[ids[s]] - largest) : math::sigmoid(logits[ids[s]]);
     gates[s] = gate;
     sum += gate;

@@ -11,6 +11,7 @@
 #include <boost/test/unit_test.hpp>
 
 #include <cmath>
+#include <limits>
 #include <string>
 #include <tuple>
 #include <vector>
@@ -127,6 +128,25 @@ BOOST_AUTO_TEST_CASE(scores) {
       BOOST_TEST(std::abs(found[i] - (logits[i] - 0.7 * std::log(-std::log(u)))) < 1e-5);
       BOOST_TEST(std::abs(found[logits.size() + i] - (1 / (1 + std::exp(-logits[i])) + bias[i % static_cast<std::size_t>(experts)])) < 1e-6);
     }
+  }
+}
+
+BOOST_AUTO_TEST_CASE(excluded_experts_have_no_gate) {
+  float const infinity = std::numeric_limits<float>::infinity();
+  std::vector<float> const logits{-infinity, -infinity, 1, -infinity, 2, 1};  // (2,3)
+  std::vector<ExpertId> const ids{0, 1, 0, 1};                                // both excluded; one of them
+  for (GateFunction const f : gate_functions) {
+    Device<GatesBackend> device;
+    auto const x = device.upload(logits, 2, 3);
+    auto const chosen = device.upload(ids, 2, 2);
+    auto const gates = device.template allocate<float>(2, 2);
+    chosen_gates(device.backend(), f, x, chosen, gates);
+    auto const found = device.download(gates);
+    BOOST_TEST((found[0] == 0 && found[1] == 0 && found[2] == 0 && found[3] > 0.5f));
+    auto const dlogits = device.upload(std::vector<float>(6, 0.0f), 2, 3);
+    auto const dgates = device.upload(std::vector<float>(4, 1.0f), 2, 2);
+    chosen_gates_backward(device.backend(), f, x, chosen, gates, dgates, Vector<double>{}, dlogits);
+    for (float const slope : device.download(dlogits)) BOOST_TEST(std::isfinite(slope));
   }
 }
 
