@@ -26,10 +26,10 @@ bool needs_routing_totals(Model const& model) {
   return span_of(model.policies().statistics) != Span::micro_batch || updates_itself(model.policies().selection);
 }
 
-/// Totals for each router, or none where no policy needs them.
+/// Totals for each router, or none where neither a policy nor the caller wants them.
 template <class Model, Backend B>
-RoutingTotals<B> make_routing_totals(B& backend, Model const& model) {
-  if (!needs_routing_totals(model)) return {};
+RoutingTotals<B> make_routing_totals(B& backend, Model const& model, bool wanted) {
+  if (!wanted && !needs_routing_totals(model)) return {};
   std::vector<Index> experts;
   for (auto const& block : model.transformer().blocks()) {
     experts.push_back(block.attention().router().routed_experts());

@@ -34,6 +34,7 @@ struct TrainerOptions {
   // step that fails is reported one later; neither it nor the later one has changed anything. Checkpoints wait.
   // finish() brings the last report.
   bool late_reports = false;
+  bool observe_load = false;  // keep what routing_load() tells; changes no step
 };
 
 /// What one step did. Losses are those before its update.
@@ -88,7 +89,7 @@ class Trainer {
         session_(SessionOptions{.threads = options.threads, .seed = options.seed}),
         gradient_(model.make_gradient()),
         moments_(session_.backend(), model.table()),
-        totals_(detail::make_routing_totals(session_.backend(), model)) {
+        totals_(detail::make_routing_totals(session_.backend(), model, options.observe_load)) {
     session_.totals = totals_.routers();
     fill_zero(failed_);
     optimizer_.check();
@@ -171,6 +172,17 @@ class Trainer {
   /// Of the last step, before clipping.
   [[nodiscard]] typename Model::Gradient const& gradient() const { return gradient_; }
   [[nodiscard]] AdamWState<B> const& moments() const { return moments_; }
+  /// With observe_load: for each router (attention and feed-forward of each layer in turn) how many tokens of the last step's
+  /// batch chose each of its experts, shared ones left out. Waits for the backend.
+  [[nodiscard]] std::vector<std::vector<double>> routing_load() {
+    expects(options_.observe_load, "routing_load: expected a trainer with observe_load");
+    std::vector<std::vector<double>> load;
+    for (RouterTotals const& router : totals_.routers()) {
+      auto& of_router = load.emplace_back(static_cast<std::size_t>(router.experts()));
+      to_host(session_.backend(), Vector<double const>(router.count), of_router.data());
+    }
+    return load;
+  }
 
   /// The state beside the weights: numbers that a stored state must agree with, the steps done, both moments.
   /// Nothing is taken over before the numbers were found to agree. Throws Error while a step's report is outstanding.
@@ -201,7 +213,8 @@ class Trainer {
     expects(model_->table().training_size() == moments_.size(), "training step ", report.step,
             ": the model's trainable parameters changed, make a new Trainer");
     check_policies(std::as_const(*model_).policies());
-    expects(detail::needs_routing_totals(std::as_const(*model_)) == !totals_.routers().empty(), "training step ", report.step,
+    bool const keeps = options_.observe_load || detail::needs_routing_totals(std::as_const(*model_));
+    expects(keeps == !totals_.routers().empty(), "training step ", report.step,
             ": the model's policies changed, make a new Trainer");
     for (Batch const& batch : micro_batches) {
       batch.check(model_->config().vocab_size);
