@@ -130,3 +130,26 @@ BOOST_AUTO_TEST_CASE(wrong_numbers_are_refused_at_once) {
   BOOST_TEST(complaint([&] { mf::Trainer trainer{model, mf::AdamW{.beta1 = 2}}; }).find("beta1") != std::string::npos);
   BOOST_TEST(complaint([&] { mf::Trainer trainer{model, {}, mf::WarmupCosine{.total = 0}}; }).find("cosine") != std::string::npos);
 }
+
+BOOST_AUTO_TEST_CASE(the_load_of_a_step_can_be_seen_and_changes_nothing) {
+  using Plain = mf::CausalLM<tiny_shape>;
+  auto watched = Plain::random(3, random_settings), other = Plain::random(3, random_settings);
+  mf::Trainer watching{watched, {}, mf::Constant{}, {.threads = 2, .observe_load = true}}, trainer{other, {}, mf::Constant{}, {.threads = 2}};
+  mf::Batch first, second;
+  tiny_batches(2).read(0, first);
+  tiny_batches(2).read(1, second);
+  mf::Batch const both[] = {first, second};
+  for (int step = 0; step < 2; ++step) {
+    auto const report = watching.step(both);
+    trainer.step(both);
+    auto const load = watching.routing_load();
+    BOOST_REQUIRE(load.size() == 4u);
+    for (auto const& router : load) {
+      double sum = 0;
+      for (double const tokens : router) sum += tokens;
+      BOOST_TEST(sum == 2 * static_cast<double>(report.tokens));
+    }
+  }
+  BOOST_TEST(same_bits(weights(watched), weights(other)));
+  BOOST_TEST(complaint([&] { (void)trainer.routing_load(); }) == "routing_load: expected a trainer with observe_load");
+}
