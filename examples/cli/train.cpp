@@ -11,6 +11,7 @@
 
 #include <moduleformer/io/checkpoint.hpp>
 #include <moduleformer/model/count.hpp>
+#include <moduleformer/model/transformer.hpp>
 
 #include <CLI/CLI.hpp>
 #include <fmt/core.h>
@@ -87,7 +88,9 @@ std::unique_ptr<LanguageModel> Train::start_model(Device const& device) const {
   if (options_.router == "linear") config.router_hidden_size = 0;
   try {
     config.check();
-    options_.settings().check(std::min(options_.attention_top_k, options_.ffn_top_k));
+    mf::check_policies(config, policies);
+    mf::SharedCounts const shared = mf::shared_counts(policies.shared_experts);
+    options_.settings().check(std::min(options_.attention_top_k - shared.attention, options_.ffn_top_k - shared.feed_forward));
     options_.optimizer().check();
     options_.rates().check();
   } catch (mf::Error const& error) {

@@ -73,6 +73,8 @@ class WrongUsage(support.ProgramTest):
         self.refuse(2, "KEY=VALUE", *train, "--routing-loss", "switch", "--loss-numbers", "z_weight=x")
         shared = [*train, "--shared-experts", "shared", "--shared-numbers"]
         self.refuse(2, "shared_experts: feed_forward: expected 0 to 1, fewer than k_mlp, found 2", *shared, "feed_forward=2")
+        self.refuse(2, "sample_topk: expected 0 to top-k 1, found 2", *shared, "attention=0,feed_forward=1", "--sampled-slots", "2")
+        self.refuse(2, "leaves one expert to choose", *shared, "attention=1,feed_forward=1", "--gating", "top_k_softmax")
         self.refuse(2, "attention: expected an integer, found '0.5'", *shared, "attention=0.5")
         self.refuse(2, "no number 'heads'", *shared, "heads=1")
         self.refuse(2, "257", *train, "--eos", "--vocab", "256")

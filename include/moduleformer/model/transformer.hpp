@@ -30,6 +30,17 @@ struct SumUp {
 
 }  // namespace detail
 
+/// Throws Error for policies that do not go together, or not with the sizes.
+template <class PolicySet>
+void check_policies(Config const& config, PolicySet const& policies) {
+  check_policies(policies);
+  SharedCounts const shared = shared_counts(policies.shared_experts);
+  shared.check(config.attention.top_k, config.feed_forward.top_k);
+  check_gates(policies, "k_att", config.attention.top_k - shared.attention, config.attention.experts.largest() - shared.attention);
+  check_gates(policies, "k_mlp", config.feed_forward.top_k - shared.feed_forward,
+              config.feed_forward.experts.largest() - shared.feed_forward);
+}
+
 template <Shape shape, class PolicySet, Backend B>
 class Transformer {
  public:
@@ -82,12 +93,7 @@ class Transformer {
   Transformer(Config const& config, PolicySet const& policies) : extents_(config), policies_(&policies) {
     check_shape<shape>();
     check_shared_experts<shape, typename PolicySet::SharedExperts>();
-    check_policies(policies);
-    SharedCounts const shared = shared_experts();
-    shared.check(config.attention.top_k, config.feed_forward.top_k);
-    check_gates(policies, "k_att", config.attention.top_k - shared.attention, config.attention.experts.largest() - shared.attention);
-    check_gates(policies, "k_mlp", config.feed_forward.top_k - shared.feed_forward,
-                config.feed_forward.experts.largest() - shared.feed_forward);
+    check_policies(config, policies);
     for (Index i = 0; i < extents_.layers; ++i) {
       RouterExtents router{extents_.hidden_size, extents_.router_hidden_size, config.attention.experts[i]};
       typename BlockType::AttentionLayer attention(router, extents_.attention_top_k, extents_.attention_heads,
