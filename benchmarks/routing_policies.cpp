@@ -38,14 +38,18 @@ void run_cells(RoutingOptions const& o) {
 
 void write_report(RoutingOptions const& o) {
   auto const all = collect(o);
-  mf::expects(!all.empty(), o.out.string(), ": no cell of this commit and these settings is done");
+  mf::expects(!all.empty(), o.out.string(), ": no cell of these sources and settings is done");
   auto const rows = table_cells(all);
   fmt::print("\n{}", plain_table(rows));
   mf::write_file(o.out / "table.md", markdown_table(rows));
   mf::write_file(o.out / "results.csv", csv_table(all));
-  nlohmann::json json{{"identity", identity(o)}, {"build", mf::build_info()}, {"cells", nlohmann::json::array()}};
+  nlohmann::json json{{"identity", identity(o)}, {"commit", MODULEFORMER_COMMIT}, {"build", mf::build_info()}, {"cells", nlohmann::json::array()}};
   for (PolicyResults const& p : all)
+    {
     for (CellResult const& r : p.seeds) json["cells"].push_back(r);
+    json["policies"][p.variant->name] = p.variant->what;
+    if (p.speed) json["speed"].push_back(*p.speed);
+  }
   mf::write_file(o.out / "results.json", json.dump(1) + "\n");
   // Pictures stand by themselves: text and lines in grey read on any ground.
   auto const draw = [&](std::string name, std::string const& svg) {

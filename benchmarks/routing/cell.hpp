@@ -4,6 +4,7 @@
 
 #include "routing/options.hpp"
 
+#include <moduleformer/io/file_commit.hpp>
 #include <moduleformer/io/output_file.hpp>
 
 #include <nlohmann/json.hpp>
@@ -11,8 +12,8 @@
 #include <fstream>
 #include <optional>
 
-#ifndef MODULEFORMER_COMMIT
-#define MODULEFORMER_COMMIT "unknown"
+#ifndef MODULEFORMER_SOURCES
+#error "moduleformer: MODULEFORMER_SOURCES must be a hash of the library and this benchmark: see CMakeLists.txt"
 #endif
 
 namespace bench {
@@ -65,19 +66,19 @@ struct Cell {
   [[nodiscard]] std::filesystem::path run(RoutingOptions const& o) const { return o.out / (name() + ".run"); }
 };
 
-/// What a result must say to count: the commit and the settings that it was made with.
-inline std::string identity(RoutingOptions const& o) { return std::string(MODULEFORMER_COMMIT) + "; " + o.settings(); }
+/// What a result must say to count: the sources (by a hash) and the settings that it was made with.
+inline std::string identity(RoutingOptions const& o) { return "sources " + std::string(MODULEFORMER_SOURCES) + "; " + o.settings(); }
 
 /// A result's file, whole or not there.
 template <class Result>
 void write_result(RoutingOptions const& o, std::filesystem::path const& file, Result const& result) {
-  nlohmann::json const json{{"identity", identity(o)}, {"result", result}};
-  auto const part = file.string() + ".part";
-  mf::write_file(part, json.dump(1) + "\n");
-  std::filesystem::rename(part, file);
+  nlohmann::json const json{{"identity", identity(o)}, {"commit", MODULEFORMER_COMMIT}, {"result", result}};
+  mf::FileCommit commit{file};
+  mf::write_file(commit.temporary(), json.dump(1) + "\n");
+  commit.finish();
 }
 
-/// The result, if it is there, whole, and of the same commit and settings.
+/// The result, if it is there, whole, and of the same sources and settings.
 template <class Result>
 std::optional<Result> read_result(RoutingOptions const& o, std::filesystem::path const& file) {
   std::ifstream stream(file);

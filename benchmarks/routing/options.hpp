@@ -5,6 +5,9 @@
 
 #include "routing/variants.hpp"
 
+#include <moduleformer/training/documents.hpp>
+#include <moduleformer/training/text_file.hpp>
+
 #include <CLI/CLI.hpp>
 #include <fmt/core.h>
 #include <fmt/ranges.h>
@@ -13,6 +16,7 @@
 #include <cstdint>
 #include <cstdlib>
 #include <filesystem>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -23,6 +27,7 @@ using mf::Index;
 struct Domain {
   std::string name;
   std::filesystem::path file;
+  std::uint64_t fingerprint = 0;  // of its text
 };
 
 struct RoutingOptions {
@@ -50,10 +55,10 @@ struct RoutingOptions {
   [[nodiscard]] Index tokens_per_step() const { return static_cast<Index>(domains.size()) * rows * window; }
   [[nodiscard]] Index steps() const { return std::max(Index{1}, tokens / tokens_per_step()); }
 
-  /// Everything that a cell's result depends on, beside its policy, its seed and the commit.
+  /// Everything that a cell's result depends on, beside its policy, its seed and the sources.
   [[nodiscard]] std::string settings() const {
     std::string texts;
-    for (Domain const& d : domains) texts += fmt::format(" {}={}", d.name, std::filesystem::file_size(d.file));
+    for (Domain const& d : domains) texts += fmt::format(" {}={:016x}", d.name, d.fingerprint);
     return fmt::format("tokens {} rows {} window {} hidden {} layers {} heads {} router {} experts {}/{} width {} k {} rate {} held-out {}{}",
                        tokens, rows, window, hidden, layers, heads, router_hidden, attention_experts, ffn_experts, ffn_hidden, top_k,
                        rate, held_out, texts);
@@ -78,6 +83,10 @@ inline std::vector<Domain> parse_domains(std::vector<std::string> const& data) {
     mf::expects(std::ranges::find(domains, domain.name, &Domain::name) == domains.end(), "--data: the name ", domain.name, " is given twice");
     mf::expects(std::filesystem::is_regular_file(domain.file), "--data: ", domain.name, ": ", domain.file.string(),
                 ": expected a text file, found none");
+    auto const text = mf::read_text_file(domain.file);
+    mf::Documents<unsigned char> documents(0);
+    documents.add(domain.name, std::span<unsigned char const>(text));
+    domain.fingerprint = documents.fingerprint();
     domains.push_back(std::move(domain));
   }
   return domains;
@@ -106,7 +115,7 @@ inline RoutingOptions parse_routing_options(int argc, char** argv) {
   size("--ffn-hidden", o.ffn_hidden, "width of a feed-forward expert");
   size("--top-k", o.top_k, "experts chosen for a token");
   app.add_option("--rate", o.rate, "learning rate, after warm-up, down a cosine to 0.05 of it")->capture_default_str();
-  app.add_option("--held-out", o.held_out, "fraction of each text, its end")->capture_default_str()->check(CLI::Range(0.0, 1.0));
+  app.add_option("--held-out", o.held_out, "fraction of each text, its end")->capture_default_str();
   app.add_option("--save-every", o.save_every, "seconds of training between two saves of a cell's run")->capture_default_str();
   app.add_option("--threads", o.threads, "0 for all")->capture_default_str();
   app.add_flag("--list", o.list, "list the policies and end");
@@ -121,6 +130,15 @@ inline RoutingOptions parse_routing_options(int argc, char** argv) {
   if (o.policies.empty())
     for (Variant const& v : variants) o.policies.emplace_back(v.name);
   for (auto const& name : o.policies) (void)find_variant(name);
+  auto const expect_once = [](auto values, char const* option) {
+    std::ranges::sort(values);
+    auto const twice = std::ranges::adjacent_find(values);
+    mf::expects(twice == values.end(), option, ": ", twice == values.end() ? values.front() : *twice, " is given twice");
+  };
+  expect_once(o.policies, "--policies");
+  expect_once(o.seeds, "--seeds");
+  mf::expects(!o.policies.empty() && !o.seeds.empty(), "expected at least one policy and one seed");
+  mf::expects(o.held_out > 0 && o.held_out < 1, "--held-out: expected a fraction between 0 and 1, found ", o.held_out);
   o.domains = parse_domains(o.data);
   mf::expects(o.list || !o.domains.empty(), "--data: expected at least one domain, NAME=FILE");
   return o;

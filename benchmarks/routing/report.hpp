@@ -42,13 +42,13 @@ struct PolicyResults {
     for (CellResult const& r : seeds) values.push_back(get(r));
     return mean_of(values);
   }
-  /// Bits per byte less those of `other`, over the seeds that both have.
-  [[nodiscard]] Mean difference(PolicyResults const& other) const {
+  /// Bits per byte less those of `other`, of the seeds that both have.
+  [[nodiscard]] std::vector<double> differences(PolicyResults const& other) const {
     std::vector<double> values;
     for (CellResult const& mine : seeds)
       for (CellResult const& theirs : other.seeds)
         if (mine.seed == theirs.seed) values.push_back(mine.bits_per_byte() - theirs.bits_per_byte());
-    return mean_of(values);
+    return values;
   }
 };
 
@@ -108,17 +108,20 @@ inline std::string with_deviation(Mean mean, int digits, std::size_t seeds) {
 
 /// Rows of cells, the header first.
 inline std::vector<std::vector<std::string>> table_cells(std::vector<PolicyResults> const& all) {
-  std::vector<std::vector<std::string>> rows{{"policy", "seeds"}};
+  std::vector<std::vector<std::string>> rows{{"policy", "what it is", "seeds"}};
   for (Column const& c : columns) {
     rows[0].emplace_back(c.name);
     if (&c == columns) rows[0].push_back(fmt::format("less {}", all.front().variant->name));
   }
   for (SpeedColumn const& c : speed_columns) rows[0].emplace_back(c.name);
   for (PolicyResults const& p : all) {
-    auto& row = rows.emplace_back(std::vector<std::string>{std::string(p.variant->name), std::to_string(p.seeds.size())});
+    auto& row = rows.emplace_back(std::vector<std::string>{std::string(p.variant->name), std::string(p.variant->what), std::to_string(p.seeds.size())});
     for (Column const& c : columns) {
       row.push_back(with_deviation(p.mean(c.get), c.digits, p.seeds.size()));
-      if (&c == columns) row.push_back(with_deviation(p.difference(all.front()), c.digits, p.seeds.size()));
+      if (&c == columns) {
+        auto const less = p.differences(all.front());
+        row.push_back(less.empty() ? "" : with_deviation(mean_of(less), c.digits, less.size()));
+      }
     }
     for (SpeedColumn const& c : speed_columns) row.push_back(p.speed ? fmt::format("{:.{}f}", c.get(*p.speed), c.digits) : "");
   }
@@ -133,19 +136,19 @@ inline std::string markdown_table(std::vector<std::vector<std::string>> const& r
     text += "\n";
     if (i > 0) continue;
     text += "|";
-    for (std::size_t c = 0; c < rows[0].size(); ++c) text += c == 0 ? "---|" : "---:|";
+    for (std::size_t c = 0; c < rows[0].size(); ++c) text += c < 2 ? "---|" : "---:|";
     text += "\n";
   }
   return text;
 }
 
 inline std::string csv_table(std::vector<PolicyResults> const& all) {
-  std::string text = "policy,seed";
+  std::string text = "policy,what it is,seed";
   for (Column const& c : columns) text += fmt::format(",\"{} ({})\"", c.name, c.unit);
   text += "\n";
   for (PolicyResults const& p : all)
     for (CellResult const& r : p.seeds) {
-      text += fmt::format("{},{}", p.variant->name, r.seed);
+      text += fmt::format("{},\"{}\",{}", p.variant->name, p.variant->what, r.seed);
       for (Column const& c : columns) text += fmt::format(",{:.6g}", c.get(r));
       text += "\n";
     }
@@ -160,7 +163,7 @@ inline std::string plain_table(std::vector<std::vector<std::string>> const& rows
     return w;
   };
   std::string text;
-  for (std::size_t first = 1; first < rows[0].size();) {
+  for (std::size_t first = 2; first < rows[0].size();) {  // without what a policy is, which --list tells
     std::size_t last = first, total = width(0);
     while (last < rows[0].size() && (last == first || total + 2 + width(last) <= 118)) total += 2 + width(last++);
     for (auto const& row : rows) {

@@ -62,7 +62,7 @@ class CellRun {
   }
 
  private:
-  /// A new model, or the one of a run that was stopped, if it had the same commit and settings.
+  /// A new model, or the one of a run that was stopped, if it had the same sources and settings.
   Model start() {
     auto const folder = cell_.run(o_);
     state_.identity = identity(o_);
@@ -126,7 +126,7 @@ class CellRun {
     return result;
   }
 
-  /// Of one step's batch that training has not seen.
+  /// Of the batch of the step after the last.
   double gradient_norm(Model& model, mf::GradientScale scale) const {
     mf::Session session{model, {.threads = o_.threads}};
     mf::Batch batch;

@@ -15,6 +15,7 @@
 #include <fmt/core.h>
 
 #include <algorithm>
+#include <filesystem>
 #include <memory>
 #include <string>
 #include <vector>
@@ -23,6 +24,7 @@ namespace cli {
 namespace {
 
 namespace mf = moduleformer;
+namespace fs = std::filesystem;
 
 struct Domain {
   std::string name, file;
@@ -54,22 +56,28 @@ struct Routing {
     for (std::string const& out : {report, json, csv}) {
       if (out.empty()) continue;
       check_output(out, model, inputs);
-      if (std::ranges::find(outputs, out) != outputs.end()) throw UsageError(fmt::format("{} is named as an output twice", out));
+      auto const same = [&](std::string const& named) { return fs::weakly_canonical(fs::absolute(named)) == fs::weakly_canonical(fs::absolute(out)); };
+      if (std::ranges::any_of(outputs, same)) throw UsageError(fmt::format("{} is named as an output twice", out));
       outputs.push_back(out);
     }
+    if (!compare.empty())
+      for (std::string const& out : outputs) check_output(out, compare, inputs);
     auto const loaded = find_device(device).load(model, false);
+    auto const other = load_other(*loaded);
     std::vector<std::string> names;
     for (Domain const& d : domains) names.push_back(d.name);
     mf::RoutingSummary summary(names);
     for (std::size_t d = 0; d < domains.size(); ++d)
-      summary.add(d, loaded->evaluate(read(domains[d], *loaded), device.threads).routers);
+      in_domain(domains[d], [&] { summary.add(d, loaded->evaluate(read(domains[d], *loaded), device.threads).routers); });
 
     mf::RoutingReport about{.title = fmt::format("Routing of {}", model), .compared_with = compare};
-    if (!compare.empty()) about.agreement = agreement(domains, *loaded);
+    if (other) about.agreement = agreement(domains, *loaded, *other);
+    // Everything is made before anything is written.
+    std::string const page = mf::routing_html(summary, about), numbers = mf::routing_json(summary, about).dump(1) + "\n";
     print(summary);
     if (!about.agreement.empty()) print_agreement(about.agreement);
-    if (!report.empty()) write(report, mf::routing_html(summary, about));
-    if (!json.empty()) write(json, mf::routing_json(summary, about).dump(1) + "\n");
+    if (!report.empty()) write(report, page);
+    if (!json.empty()) write(json, numbers);
     if (!csv.empty()) write(csv, mf::routing_csv(summary));
     return success;
   }
@@ -93,21 +101,44 @@ struct Routing {
     ScoredText own = text;
     if (domain.file.ends_with(".safetensors")) own.data.ids = domain.file;
     else own.data.files = {domain.file};
+    return own.read(on, model);
+  }
+
+  /// f(), whose errors name the domain.
+  template <class F>
+  static void in_domain(Domain const& domain, F const& f) {
     try {
-      return own.read(on, model);
+      f();
     } catch (mf::Error const& error) {
       mf::fail<mf::Error>("domain ", domain.name, ": ", error.what());
     }
   }
 
-  /// The mean over domains of what their records say, each of the same number of tokens or not.
-  [[nodiscard]] std::vector<mf::RouteAgreement> agreement(std::vector<Domain> const& domains, LanguageModel const& loaded) const {
-    auto const other = find_device(device).load(compare, false);
+  /// The model to compare with, if one is named. Throws Error for one of other routers.
+  [[nodiscard]] std::unique_ptr<LanguageModel> load_other(LanguageModel const& loaded) const {
+    if (compare.empty()) return nullptr;
+    auto other = find_device(device).load(compare, false);
+    mf::Config const &mine = loaded.config(), &theirs = other->config();
+    mf::expects(mine.vocab_size == theirs.vocab_size && mine.layers == theirs.layers, compare, ": expected a model of ", mine.layers,
+                " layers and a vocabulary of ", mine.vocab_size, " as ", model, ", found ", theirs.layers, " and ", theirs.vocab_size);
+    for (mf::Index i = 0; i < mine.layers; ++i)
+      mf::expects(mine.attention.experts[i] == theirs.attention.experts[i] && mine.feed_forward.experts[i] == theirs.feed_forward.experts[i] &&
+                      mine.attention.top_k == theirs.attention.top_k && mine.feed_forward.top_k == theirs.feed_forward.top_k,
+                  compare, ": layer ", i, ": its routers have other sizes than those of ", model);
+    return other;
+  }
+
+  /// The mean over domains of what their records say; each domain counts alike.
+  [[nodiscard]] std::vector<mf::RouteAgreement> agreement(std::vector<Domain> const& domains, LanguageModel const& loaded,
+                                                          LanguageModel const& other) const {
     std::vector<mf::RouteAgreement> mean;
     auto const count = static_cast<double>(domains.size());
     for (Domain const& domain : domains) {
-      Data const batches = read(domain, loaded);
-      auto const found = mf::compare_routes(loaded.record_routes(batches, device.threads), other->record_routes(batches, device.threads));
+      std::vector<mf::RouteAgreement> found;
+      in_domain(domain, [&] {
+        Data const batches = read(domain, loaded);
+        found = mf::compare_routes(loaded.record_routes(batches, device.threads), other.record_routes(batches, device.threads));
+      });
       mean.resize(found.size());
       for (std::size_t r = 0; r < found.size(); ++r) {
         mean[r].router = found[r].router;

@@ -10,6 +10,7 @@
 #include <nlohmann/json.hpp>
 
 #include <algorithm>
+#include <cmath>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -20,7 +21,7 @@ namespace moduleformer {
 /// Load at moments of a training.
 struct RoutingHistory {
   std::vector<double> steps;                              // moments
-  std::vector<std::vector<std::vector<double>>> load;     // of each moment, router, expert
+  std::vector<std::vector<std::vector<double>>> load;     // of each moment, router, routed expert: Trainer::routing_load
 };
 
 /// What a report is made of beside the summary.
@@ -73,9 +74,9 @@ inline nlohmann::ordered_json router_json(RouterSummary const& r) {
   return json;
 }
 
-inline std::vector<std::string> numbered(std::size_t count) {
+inline std::vector<std::string> numbered(std::size_t count, std::size_t first = 0) {
   std::vector<std::string> names;
-  for (std::size_t i = 0; i < count; ++i) names.push_back(std::to_string(i));
+  for (std::size_t i = 0; i < count; ++i) names.push_back(std::to_string(first + i));
   return names;
 }
 
@@ -189,12 +190,14 @@ inline std::string routing_html(RoutingSummary const& summary, RoutingReport con
     for (std::size_t e = 0; e < r.experts(); ++e) {
       auto& row = map.values.emplace_back();
       for (std::size_t other = 0; other < r.experts(); ++other)
-        row.push_back(e == other || r.tokens == 0 ? 0 : 100 * r.coactivation[e * r.experts() + other] / r.tokens);
+        row.push_back(e == other ? NAN : r.tokens == 0 ? 0 : 100 * r.coactivation[e * r.experts() + other] / r.tokens);
     }
     figure(to_svg(map));
   }
 
   if (!report.history.steps.empty()) {
+    expects(report.history.load.size() == report.history.steps.size(), "routing report: expected a load for each of ",
+            report.history.steps.size(), " moments, found ", report.history.load.size());
     html += "<h2>Load over training</h2>\n";
     for (std::size_t r = 0; r < report.history.load.front().size(); ++r) {
       HeatMap map{r < all.size() ? short_router_name(all[r].name) : std::to_string(r), "% of a router's slots", {}, {}, {}, 1};
@@ -202,7 +205,7 @@ inline std::string routing_html(RoutingSummary const& summary, RoutingReport con
         map.rows.push_back("step " + fixed_text(report.history.steps[i], 0));
         RouterSummary at;
         at.load = report.history.load[i][r];
-        map.columns = detail::numbered(at.load.size());
+        map.columns = detail::numbered(at.load.size(), r < all.size() ? all[r].experts() - at.load.size() : 0);
         map.values.push_back(detail::percent(at));
       }
       figure(to_svg(map));

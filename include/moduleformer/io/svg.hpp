@@ -42,7 +42,7 @@ struct HeatMap {
   std::string title;
   std::string unit;                         // of the values
   std::vector<std::string> rows, columns;   // names
-  std::vector<std::vector<double>> values;  // a row may be shorter: no cell
+  std::vector<std::vector<double>> values;  // a row may be shorter, and a number not finite: no cell
   int digits = 2;                           // in the cells' tooltips and the legend
 };
 
@@ -92,8 +92,8 @@ class SvgText {
     text_ += "<circle cx=\"" + at(x) + "\" cy=\"" + at(y) + "\" r=\"" + at(radius) + "\" " + std::string(more) + "><title>" + escape_markup(tooltip) +
              "</title></circle>\n";
   }
-  void path(std::vector<double> const& x, std::vector<double> const& y, std::string_view colour, std::string_view tooltip) {
-    text_ += "<polyline fill=\"none\" stroke-width=\"2\" stroke=\"" + std::string(colour) + "\" points=\"";
+  void path(std::vector<double> const& x, std::vector<double> const& y, std::string_view stroke, std::string_view tooltip) {
+    text_ += "<polyline fill=\"none\" " + std::string(stroke) + " points=\"";
     for (std::size_t i = 0; i < x.size(); ++i) text_ += (i == 0 ? "" : " ") + at(x[i]) + "," + at(y[i]);
     text_ += "\"><title>" + escape_markup(tooltip) + "</title></polyline>\n";
   }
@@ -115,9 +115,12 @@ inline std::string shade(double part) {
   return "rgb(" + mix(226, 8) + "," + mix(236, 58) + "," + mix(246, 130) + ")";
 }
 
-inline std::string_view line_colour(std::size_t i) {
+/// Ten colours, then the same ones dashed, then dotted.
+inline std::string line_stroke(std::size_t i) {
   constexpr std::string_view colours[] = {"#3b6fb6", "#d9822b", "#4c9a4c", "#b8434e", "#8a63b8", "#8c6d4f", "#d870ad", "#7f7f7f", "#a8a832", "#3aa6b9"};
-  return colours[i % std::size(colours)];
+  constexpr std::string_view dashes[] = {"", " stroke-dasharray=\"7 4\"", " stroke-dasharray=\"2 3\""};
+  return "stroke-width=\"2\" stroke=\"" + std::string(colours[i % std::size(colours)]) + "\"" +
+         std::string(dashes[i / std::size(colours) % std::size(dashes)]);
 }
 
 /// Ends and steps of an axis over [low, high]: 1, 2 or 5 times a power of ten.
@@ -147,7 +150,8 @@ inline std::string to_svg(HeatMap const& map) {
   for (auto const& name : map.rows) left = std::max(left, detail::text_width(name) + 8);
   for (auto const& row : map.values) {
     most = std::max(most, row.size());
-    for (double const v : row) largest = std::max(largest, v);
+    for (double const v : row)
+      if (std::isfinite(v)) largest = std::max(largest, v);
   }
   double const cell = std::clamp(640.0 / static_cast<double>(std::max<std::size_t>(most, 1)), 8.0, 40.0);
   double const width = std::max({left + cell * static_cast<double>(most), detail::text_width(map.title) * 1.3, left + 220.0}) + 4;
@@ -163,6 +167,7 @@ inline std::string to_svg(HeatMap const& map) {
     svg.write(left - 8, y + 14, name, "text-anchor=\"end\"");
     for (std::size_t c = 0; c < map.values[r].size(); ++c) {
       double const v = map.values[r][c];
+      if (!std::isfinite(v)) continue;
       std::string const column = c < map.columns.size() ? map.columns[c] : std::to_string(c);
       svg.rectangle(left + cell * static_cast<double>(c), y, cell - 1, row_height - 1, detail::shade(largest > 0 ? v / largest : 0),
                     name + ", " + column + ": " + fixed_text(v, map.digits) + " " + map.unit);
@@ -204,12 +209,14 @@ inline std::string to_svg(LinePlot const& plot) {
   for (std::size_t i = 0; i < plot.lines.size(); ++i) {
     auto const& line = plot.lines[i];
     std::vector<double> px, py;
-    for (double const v : line.x) px.push_back(across(v));
-    for (double const v : line.y) py.push_back(down(v));
-    svg.path(px, py, detail::line_colour(i), line.name);
+    for (std::size_t j = 0; j < std::min(line.x.size(), line.y.size()); ++j) {
+      if (!std::isfinite(line.x[j]) || !std::isfinite(line.y[j])) continue;
+      px.push_back(across(line.x[j]));
+      py.push_back(down(line.y[j]));
+    }
+    svg.path(px, py, detail::line_stroke(i), line.name);
     double const name_y = top + 12 + 18 * static_cast<double>(i);
-    svg.line(left + width + 12, name_y - 4, left + width + 30, name_y - 4,
-             "stroke-width=\"2\" stroke=\"" + std::string(detail::line_colour(i)) + "\"");
+    svg.line(left + width + 12, name_y - 4, left + width + 30, name_y - 4, detail::line_stroke(i));
     svg.write(left + width + 36, name_y, line.name);
   }
   return std::move(svg).finish();
