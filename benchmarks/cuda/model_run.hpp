@@ -36,7 +36,8 @@ ModelOf<B> random_model(ModelOptions const& o) {
     auto const values = model.writable(i);
     auto const ends = [&](std::string_view with) { return skewed && std::string_view(s.name).ends_with(with); };
     switch (s.initial) {
-      case mf::Initial::zero: fill(backend, values, 0.0f); break;
+      case mf::Initial::zero:
+      case mf::Initial::state: fill(backend, values, 0.0f); break;
       case mf::Initial::one: fill(backend, values, 1.0f); break;
       case mf::Initial::normal:
         arrays.randomise(values, ends("gate.w_gate.3.weight") ? static_cast<float>(noise) : 0.02f);

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 // ExpertChoice (arXiv 2202.09368): in training each of E experts takes the C = ceil(capacity * N K / E) tokens of the pass
-// with its largest probabilities, so every expert has the same load, and a token has as many experts as took it, none
-// perhaps. An expert's choice looks at later tokens, which no generation can: evaluation and generation use the top-k of the
+// with its largest probabilities, so every expert takes the same load, and a token has as many experts as took it, none
+// perhaps (with a bound on their number, it keeps those of largest probability). An expert's choice looks at later tokens, which no generation can: evaluation and generation use the top-k of the
 // same probabilities. So it serves comparisons, and a model trained with it is another one when it is used.
 
 #include <moduleformer/core/error.hpp>
