@@ -7,6 +7,7 @@
 #include "train_options.hpp"
 
 #include <moduleformer/io/checkpoint.hpp>
+#include <moduleformer/io/routing_history.hpp>
 
 #include <functional>
 #include <memory>
@@ -28,17 +29,27 @@ template <class B>
 class TrainingRunOn final : public TrainingRun {
  public:
   TrainingRunOn(LanguageModelOf<B>& model, TrainOptions const& options, moduleformer::TrainerOptions const& trainer)
-      : trainer_(model, options.optimizer(), options.rates(), trainer) {}
+      : trainer_(model, options.optimizer(), options.rates(), trainer), observe_every_(options.observe_load) {}
 
   [[nodiscard]] moduleformer::Index steps() const override { return trainer_.steps(); }
-  moduleformer::StepReport step(std::span<moduleformer::Batch const> batches) override { return trainer_.step(batches); }
-  void load(std::string const& folder) override { moduleformer::load_state(folder, trainer_.model(), trainer_); }
+  moduleformer::StepReport step(std::span<moduleformer::Batch const> batches) override {
+    auto const report = trainer_.step(batches);
+    if (observe_every_ > 0 && report.step % observe_every_ == 0) history_.add(report.step, trainer_.routing_load());
+    return report;
+  }
+  void load(std::string const& folder) override {
+    moduleformer::load_state(folder, trainer_.model(), trainer_);
+    if (moduleformer::has_state<moduleformer::RoutingHistory>(folder)) moduleformer::load_state(folder, trainer_.model(), history_);
+  }
   void save(std::string const& folder, TrainOptions const& options, DataState const& data) const override {
-    moduleformer::save(trainer_.model(), folder, {}, trainer_, options, data);
+    if (history_.empty()) moduleformer::save(trainer_.model(), folder, {}, trainer_, options, data);
+    else moduleformer::save(trainer_.model(), folder, {}, trainer_, options, data, history_);
   }
 
  private:
+  moduleformer::RoutingHistory history_;
   moduleformer::Trainer<LanguageModelOf<B>, moduleformer::AnySchedule> trainer_;
+  moduleformer::Index observe_every_;
 };
 
 template <class B>

@@ -53,10 +53,7 @@ void print_agreement(std::vector<mf::RouteAgreement> const& routers) {
   auto const count = static_cast<double>(routers.size());
   for (mf::RouteAgreement const& router : routers) {
     line(mf::short_router_name(router.router), router);
-    mean.same_set += router.same_set / count;
-    mean.shared_slots += router.shared_slots / count;
-    mean.same_first += router.same_first / count;
-    mean.gate_difference += router.gate_difference / count;
+    mean.add(router, 1 / count);
   }
   line("mean", mean);
   fmt::print("Tokens with the same experts; slots whose expert both chose; tokens with the same first expert; mean absolute\n"

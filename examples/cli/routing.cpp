@@ -6,6 +6,7 @@
 #include "scored_text.hpp"
 
 #include <moduleformer/core/error.hpp>
+#include <moduleformer/io/checkpoint.hpp>
 #include <moduleformer/io/file_commit.hpp>
 #include <moduleformer/io/output_file.hpp>
 #include <moduleformer/io/routing_report.hpp>
@@ -72,13 +73,14 @@ struct Routing {
 
     mf::RoutingReport about{.title = fmt::format("Routing of {}", model), .compared_with = compare};
     if (other) about.agreement = agreement(domains, *loaded, *other);
+    if (mf::has_state<mf::RoutingHistory>(model)) mf::load_state(model, *loaded, about.history);
     // Everything is made before anything is written.
     std::string const page = mf::routing_html(summary, about), numbers = mf::routing_json(summary, about).dump(1) + "\n";
     print(summary);
-    if (!about.agreement.empty()) print_agreement(about.agreement);
+    if (other) print_agreement(about.mean_agreement());
     if (!report.empty()) write(report, page);
     if (!json.empty()) write(json, numbers);
-    if (!csv.empty()) write(csv, mf::routing_csv(summary));
+    if (!csv.empty()) write(csv, mf::routing_csv(summary, about));
     return success;
   }
 
@@ -128,27 +130,16 @@ struct Routing {
     return other;
   }
 
-  /// The mean over domains of what their records say; each domain counts alike.
-  [[nodiscard]] std::vector<mf::RouteAgreement> agreement(std::vector<Domain> const& domains, LanguageModel const& loaded,
-                                                          LanguageModel const& other) const {
-    std::vector<mf::RouteAgreement> mean;
-    auto const count = static_cast<double>(domains.size());
-    for (Domain const& domain : domains) {
-      std::vector<mf::RouteAgreement> found;
+  /// Of each domain and router.
+  [[nodiscard]] std::vector<std::vector<mf::RouteAgreement>> agreement(std::vector<Domain> const& domains, LanguageModel const& loaded,
+                                                                       LanguageModel const& other) const {
+    std::vector<std::vector<mf::RouteAgreement>> found;
+    for (Domain const& domain : domains)
       in_domain(domain, [&] {
         Data const batches = read(domain, loaded);
-        found = mf::compare_routes(loaded.record_routes(batches, device.threads), other.record_routes(batches, device.threads));
+        found.push_back(mf::compare_routes(loaded.record_routes(batches, device.threads), other.record_routes(batches, device.threads)));
       });
-      mean.resize(found.size());
-      for (std::size_t r = 0; r < found.size(); ++r) {
-        mean[r].router = found[r].router;
-        mean[r].same_set += found[r].same_set / count;
-        mean[r].shared_slots += found[r].shared_slots / count;
-        mean[r].same_first += found[r].same_first / count;
-        mean[r].gate_difference += found[r].gate_difference / count;
-      }
-    }
-    return mean;
+    return found;
   }
 
   static void print(mf::RoutingSummary const& summary) {

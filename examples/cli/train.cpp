@@ -56,7 +56,7 @@ Train::Train(CLI::App& command) {
   add_data_options(command, data_options_);
   command.add_option("--out", out_, "folder for the model; what --resume needs stands there too")->required()->type_name("DIR");
   command.add_flag("--resume", resume_, "go on with the stopped run in DIR: with the same data, and the options it was started\n"
-                                        "with; --steps and the optimizer's may be given anew");
+                                        "with; --steps, --observe-load and the optimizer's may be given anew");
   command.add_flag("--overwrite", overwrite_, "replace a model that stands in DIR");
   command.add_option("--save-every", save_every_, "save after each so many steps; 0: at the end and when interrupted")
       ->capture_default_str()
@@ -70,6 +70,7 @@ Train::Train(CLI::App& command) {
 int Train::run() {
   if (resume_ && overwrite_) throw UsageError("--resume and --overwrite exclude each other");
   if (options_.steps < 1 || options_.accumulate < 1) throw UsageError("--steps and --accumulate: expected a positive number");
+  if (options_.observe_load < 0) throw UsageError("--observe-load: expected a number of steps, or 0");
   Device const& device = find_device(device_options_);
   check_out_folder();
   auto const model = resume_ ? resume_model(device) : start_model(device);
@@ -89,8 +90,7 @@ std::unique_ptr<LanguageModel> Train::start_model(Device const& device) const {
   try {
     config.check();
     mf::check_policies(config, policies);
-    mf::SharedCounts const shared = mf::shared_counts(policies.shared_experts);
-    options_.settings().check(std::min(options_.attention_top_k - shared.attention, options_.ffn_top_k - shared.feed_forward));
+    mf::check_settings(config, policies, options_.settings());
     options_.optimizer().check();
     options_.rates().check();
   } catch (mf::Error const& error) {
@@ -108,17 +108,24 @@ std::unique_ptr<LanguageModel> Train::resume_model(Device const& device) {
   return model;
 }
 
+/// For a message, in which an empty text would not be seen.
+template <class T>
+T shown(T const& value) {
+  if constexpr (std::same_as<T, std::string>) return value.empty() ? "''" : value;
+  else return value;
+}
+
 /// Options that were not given are the stored ones; most of the others must agree.
 void Train::take_stored(TrainOptions stored) {
   std::set<std::string_view> const changeable{"steps", "schedule", "rate", "warmup", "decay", "floor", "weight-decay",
-                                              "beta1", "beta2", "epsilon", "clip", "recompute"};
+                                              "beta1", "beta2", "epsilon", "clip", "observe-load", "recompute"};
   TrainOptions::visit(stored, [&]<class T>(std::string const& name, T& value) {
     if (given_.at(name)->count() == 0) return;
     TrainOptions::visit(options_, [&]<class U>(std::string const& other, U const& wanted) {
       if constexpr (std::same_as<T, U>) {
         if (other != name || wanted == value) return;
         if (!changeable.contains(name))
-          throw UsageError(fmt::format("--{} {}: the run in {} has {}, which cannot change", name, wanted, out_, value));
+          throw UsageError(fmt::format("--{} {}: the run in {} has {}, which cannot change", name, shown(wanted), out_, shown(value)));
         value = wanted;
         other_numbers_ = true;
       }
@@ -142,7 +149,10 @@ void Train::check_out_folder() const {
 }
 
 int Train::train(LanguageModel& model, Data const& data) {
-  auto const run = model.train(options_, {.threads = device_options_.threads, .seed = options_.seed, .accept_other_numbers = other_numbers_});
+  auto const run = model.train(options_, {.threads = device_options_.threads,
+                                          .seed = options_.seed,
+                                          .accept_other_numbers = other_numbers_,
+                                          .observe_load = options_.observe_load > 0});
   DataState data_state{.data = &data};
   if (resume_) {
     mf::load_state(out_, model, data_state);
@@ -188,8 +198,7 @@ void Train::evaluate(LanguageModel const& model, Data const& data) const {
 }  // namespace
 
 std::optional<mf::Index> stored_window(std::string const& folder, LanguageModel const& model) {
-  namespace fs = std::filesystem;
-  if (!fs::exists(fs::path(folder) / (std::string(TrainOptions::file_stem) + ".safetensors"))) return {};
+  if (!mf::has_state<TrainOptions>(folder)) return {};
   TrainOptions options;
   mf::load_state(folder, model, options);
   return options.window;

@@ -6,8 +6,10 @@
 #include <fmt/core.h>
 
 #include <algorithm>
+#include <set>
 #include <sstream>
 #include <stdexcept>
+#include <type_traits>
 #include <utility>
 
 namespace cli {
@@ -43,7 +45,8 @@ std::map<std::string_view, Help> const& helps() {
                                        "capacity and most_experts of expert_choice, smallest, largest and evaluation_size of document_pool"}},
       {"gating", {policies, "how the logits of the chosen become gates"}},
       {"shared-experts", {policies, "whether some experts of a layer serve every token, beside those that are routed"}},
-      {"shared-numbers", {policies, "how many of them, as attention=1,feed_forward=1; they count in experts and top-k"}},
+      {"shared-numbers", {policies, "how many of them, as attention=0,feed_forward=2; 1 of a kind not named; they count in experts\n"
+                                    "and top-k"}},
       {"norm", {policies, "norm"}},
       {"routing-loss", {policies, "auxiliary loss of each router"}},
       {"loss-numbers", {policies, "numbers of that loss, as KEY=VALUE,...: the weights of weighted_sum (mi=1,router_z=0.1), or\n"
@@ -72,6 +75,7 @@ std::map<std::string_view, Help> const& helps() {
       {"beta2", {optimizer, "AdamW's decay of the second moment"}},
       {"epsilon", {optimizer, "AdamW's epsilon"}},
       {"clip", {optimizer, "largest norm of a gradient, 0 for no clipping"}},
+      {"observe-load", {optimizer, "keep the routers' load of each so many steps beside the model, for `routing`; 0: of none"}},
       {"recompute", {optimizer, "compute blocks again in backward instead of keeping them"}},
       {"seed", {optimizer, "of initial weights, windows, dropout"}},
   };
@@ -82,6 +86,7 @@ std::map<std::string_view, Help> const& helps() {
 template <class Policy>
 void set_numbers(std::string_view option, std::string const& list, Policy& policy) {
   std::istringstream stream(list);
+  std::set<std::string> given;
   for (std::string item; std::getline(stream, item, ',');) {
     auto const equals = item.find('=');
     std::size_t used = 0;
@@ -94,10 +99,12 @@ void set_numbers(std::string_view option, std::string const& list, Policy& polic
     if (used == 0 || equals + 1 + used != item.size())
       throw UsageError(fmt::format("--{}: expected KEY=VALUE,..., found '{}'", option, item));
     std::string const key = item.substr(0, equals);
+    if (!given.insert(key).second) throw UsageError(fmt::format("--{}: {} is given twice", option, key));
     bool known = false;
-    mf::visit_policy_numbers(policy, [&](std::string_view name, auto& number) {
+    mf::visit_policy_numbers(policy, [&]<class Number>(std::string_view name, Number& number) {
       if (name == key && !mf::set_policy_number(number, value))
-        throw UsageError(fmt::format("--{}: {}: expected an integer, found '{}'", option, key, item.substr(equals + 1)));
+        throw UsageError(fmt::format("--{}: {}: expected {}, found '{}'", option, key,
+                                     std::is_integral_v<Number> ? "an integer" : "a finite number", item.substr(equals + 1)));
       known = known || name == key;
     });
     if (!known) throw UsageError(fmt::format("--{}: {} has no number '{}'", option, mf::policy_name(policy), key));

@@ -45,6 +45,7 @@ struct TrainOptions {
   std::string schedule;
   double rate = 3e-3, floor = 0.1, weight_decay = 0.1, beta1 = 0.9, beta2 = 0.95, epsilon = 1e-8, clip = 1;
   moduleformer::Index warmup = -1, decay = -1;
+  moduleformer::Index observe_load = 0;
   bool recompute = false;
   std::uint64_t seed = 1;
 
@@ -118,6 +119,7 @@ void TrainOptions::visit(Self& self, Visitor&& visit) {
   visit("beta2", self.beta2);
   visit("epsilon", self.epsilon);
   visit("clip", self.clip);
+  visit("observe-load", self.observe_load);
   visit("recompute", self.recompute);
   visit("seed", self.seed);
 }

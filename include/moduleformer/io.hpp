@@ -5,6 +5,7 @@
 
 #include <moduleformer/io/checkpoint.hpp>
 #include <moduleformer/io/route_file.hpp>
+#include <moduleformer/io/routing_history.hpp>
 #include <moduleformer/io/routing_report.hpp>
 #include <moduleformer/io/safetensors.hpp>
 #include <moduleformer/io/tensor_source.hpp>

@@ -78,6 +78,7 @@ class Routes(support.ProgramTest):
         whole.write_text(self.text.read_text()[:385])  # the same first three batches, and then none
         self.run_program("routes", "record", "--model", "model", "--data", whole, "--out", "whole.safetensors")
         self.refuse(1, "expected a batch below 3, as many as it holds, found 3", *replay, "whole.safetensors")
+        self.refuse(1, "batches, the text only 3", "eval", "--model", "model", "--data", whole, "--replay", "routes.safetensors")
         self.refuse(1, "expected the same batches, at least one", "routes", "compare", "routes.safetensors", "short.safetensors")
         self.train("wide", 2, "--no-eval", "--ffn-experts", 6)
         self.record("wide", "wide.safetensors")

@@ -36,7 +36,9 @@ class Routing(support.ProgramTest):
             for e in range(4):
                 self.assertEqual(router["coactivation"][e][e], router["load"][e])
         rows = list(csv.DictReader((self.path / "report.csv").read_text().splitlines()))
-        self.assertEqual([row["domain"] for row in rows], ["words"] * 4 + ["di<g>its"] * 4 + ["all"] * 4)
+        self.assertEqual([row["domain"] for row in rows], ["words"] * 4 + ["di<g>its"] * 4 + [""] * 4)
+        self.assertEqual([row["domain_information"] for row in rows[:8]], [""] * 8)
+        self.assertAlmostEqual(float(rows[8]["domain_information"]), report["all"][0]["domain_information"])
         self.assertAlmostEqual(float(rows[8]["effective_experts"]), report["all"][0]["effective_experts"])
         page = (self.path / "report.html").read_text()
         root = ElementTree.fromstring(page.replace("<!DOCTYPE html>", ""))  # well-formed as XML too
@@ -48,11 +50,37 @@ class Routing(support.ProgramTest):
     def test_agreement_of_two_checkpoints(self):
         self.train("other", 6, "--no-eval", "--seed", 5)
         self.routing("--compare", "model", "--json", "same.json")
-        self.routing("--compare", "other", "--json", "other.json")
+        self.routing("--compare", "other", "--json", "other.json", "--csv", "other.csv", "--report", "other.html")
         same = json.loads((self.path / "same.json").read_text())["agreement"]
         other = json.loads((self.path / "other.json").read_text())["agreement"]
-        self.assertTrue(all(router["same_set"] == 1 and router["gate_difference"] == 0 for router in same))
-        self.assertTrue(any(router["same_set"] < 1 for router in other))
+        self.assertTrue(all(router["same_set"] == 1 and router["gate_difference"] == 0 for router in same["all"]))
+        self.assertTrue(any(router["same_set"] < 1 for router in other["all"]))
+        rows = list(csv.DictReader((self.path / "other.csv").read_text().splitlines()))
+        for key in "same_set", "shared_slots", "same_first", "gate_difference":
+            parts = [[router[key] for router in other["domains"][name]] for name in ("words", "di<g>its")]
+            means = [router[key] for router in other["all"]]
+            for of_words, of_digits, mean in zip(*parts, means):
+                self.assertAlmostEqual((of_words + of_digits) / 2, mean)
+            for row, number in zip(rows, parts[0] + parts[1] + means):
+                self.assertAlmostEqual(float(row[key]), number)
+        self.assertIn("Agreement with other", (self.path / "other.html").read_text())
+
+    def test_load_over_training(self):
+        self.train("run", 4, "--no-eval", "--observe-load", 2)
+        resumed = self.run_program("train", "--data", self.text, "--out", "run", "--resume", "--steps", 6, "--no-eval")
+        self.assertIn("6/6", resumed.err)
+        self.run_program("routing", "--model", "run", "--data", f"a={self.text}", "--json", "run.json", "--report", "run.html")
+        history = json.loads((self.path / "run.json").read_text())["history"]
+        self.assertEqual([moment["step"] for moment in history], [2, 4, 6])
+        for moment in history:
+            self.assertEqual([sum(load) for load in moment["load"]], [2 * 2 * 16] * 4)  # slots of rows of tokens
+        page = (self.path / "run.html").read_text()
+        self.assertIn("Load over training", page)
+        self.assertEqual(page.count("step 6"), 4 * (1 + 4))  # a row's name and its cells', of each router
+        # A run that was not observed goes on to be.
+        self.run_program("train", "--data", self.text, "--out", "model", "--resume", "--steps", 8, "--no-eval", "--observe-load", 1)
+        self.routing("--json", "late.json")
+        self.assertEqual([m["step"] for m in json.loads((self.path / "late.json").read_text())["history"]], [7, 8])
 
     def test_what_is_refused(self):
         def refuse(status, words, *arguments):

@@ -107,6 +107,7 @@ class Training(support.ProgramTest):
         self.refuse(2, "--hidden 32: the run in model has 16", *resume, "--data", self.text, "--hidden", 32)
         self.refuse(2, "--window 8: the run in model has 16", *resume, "--data", self.text, "--window", 8)
         self.refuse(2, "--router linear: the run in model has mlp", *resume, "--data", self.text, "--router", "linear")
+        self.refuse(2, "--loss-numbers x=1: the run in model has ''," , *resume, "--data", self.text, "--loss-numbers", "x=1")
         longer = self.run_program(*resume, "--data", self.text, "--steps", 6, "--rate", "0.001", "--hidden", 16)
         self.assertIn("6/6", longer.err)
         # The new numbers are the ones that were saved.

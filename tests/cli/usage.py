@@ -71,6 +71,23 @@ class WrongUsage(support.ProgramTest):
         self.refuse(2, "no number 'mi'", *train, "--loss-numbers", "mi=1")
         self.refuse(2, "no number 'rate'", *train, "--selection-numbers", "rate=1")
         self.refuse(2, "KEY=VALUE", *train, "--routing-loss", "switch", "--loss-numbers", "z_weight=x")
+        self.refuse(2, "z_weight: expected a finite number, found 'inf'", *train, "--routing-loss", "switch", "--loss-numbers", "z_weight=inf")
+        self.refuse(2, "z_weight is given twice", *train, "--routing-loss", "switch", "--loss-numbers", "z_weight=1,z_weight=2")
+        self.refuse(2, "load_cv2 has nothing to even out", *train, "--selection", "expert_choice", "--routing-loss", "weighted_sum",
+                    "--loss-numbers", "importance_cv2=1,load_cv2=1")
+        self.refuse(2, "statistics: streaming changes nothing", *train, "--statistics", "streaming", "--routing-loss", "weighted_sum",
+                    "--loss-numbers", "router_z=1")
+        for selection, number, message in (
+                ("gumbel_top_k", "scale=nan", "scale: expected a finite number"),
+                ("gumbel_top_k", "scale=-1", "gumbel_top_k: scale: expected a number from 0 to below 1e6, found -1"),
+                ("biased_top_k", "rate=-1", "biased_top_k: rate: expected a number from 0 to below 1e6, found -1"),
+                ("expert_choice", "capacity=0", "expert_choice: capacity: expected a number above 0 and below 1e6, found 0"),
+                ("expert_choice", "most_experts=nan", "most_experts: expected an integer"),
+                ("document_pool", "smallest=5", "document_pool: smallest: expected 2 to 4 experts, or 0, found 5"),
+                ("document_pool", "smallest=4,largest=3", "document_pool: smallest: expected at most largest, 3, found 4")):
+            self.refuse(2, message, *train, "--selection", selection, "--selection-numbers", number)
+        self.refuse(2, "sample_topk: selection expert_choice samples no slots", *train, "--selection", "expert_choice", "--sampled-slots", "1")
+        self.refuse(2, "--observe-load", *train, "--observe-load", "-1")
         shared = [*train, "--shared-experts", "shared", "--shared-numbers"]
         self.refuse(2, "shared_experts: feed_forward: expected 0 to 1, fewer than k_mlp, found 2", *shared, "feed_forward=2")
         self.refuse(2, "sample_topk: expected 0 to top-k 1, found 2", *shared, "attention=0,feed_forward=1", "--sampled-slots", "2")

@@ -81,6 +81,39 @@ BOOST_AUTO_TEST_CASE(what_an_expert_tells_of_its_domain) {
   alone.add(0, first);
   BOOST_TEST(alone.domain_information(0) < 1e-15);
   BOOST_TEST(complaint([&] { alone.add(1, first); }) == "routing summary: expected a domain below 1, found 1");
+  BOOST_TEST(complaint([&] { alone.add(0, mf::Observation<float>{}); }) ==
+             "routing summary: expected an observation of routers, found none of them");
+  auto two = first;
+  two.routers.push_back(first.routers[0]);
+  BOOST_TEST(complaint([&] { alone.add(0, two); }) == "routing summary: expected 1 routers as before, found 2");
+  BOOST_TEST(complaint([] { mf::RoutingSummary({"a", "b", "a"}); }) == "routing summary: the domain a is named twice");
+  BOOST_TEST(complaint([] { mf::RoutingSummary({"a", ""}); }) == "routing summary: domain 1: expected a name, found none");
+}
+
+BOOST_AUTO_TEST_CASE(shared_experts_have_a_load_only) {
+  // Expert 0 serves all of three tokens; of the others, 1 is chosen twice and 3 once, with a probability of 1/3 each.
+  auto seen = observed({0, 1, 0, 3, 0, 1}, 2, 3);
+  mf::RouterObservation<float>& router = seen.routers[0];
+  router.shared_experts = 1;
+  router.mean_probability = {0, 1 / 3., 1 / 3., 1 / 3.};
+  router.conditional_entropy = std::log(3.0);
+  router.probabilities = {0, 1 / 3.f, 1 / 3.f, 1 / 3.f, 0, 1 / 3.f, 1 / 3.f, 1 / 3.f, 0, 1 / 3.f, 1 / 3.f, 1 / 3.f};
+  auto const r = summed(seen);
+  BOOST_TEST(r.routed_experts() == 3u);
+  BOOST_TEST(r.dead_experts() == 1u);
+  BOOST_TEST(r.busiest() == 2);
+  BOOST_CHECK_CLOSE_FRACTION(r.effective_experts(), std::exp(-2 / 3. * std::log(2 / 3.) - 1 / 3. * std::log(1 / 3.)), 1e-14);
+  BOOST_CHECK_CLOSE_FRACTION(r.dropped_gate(), 2 / 3., 1e-7);
+  BOOST_TEST(std::abs(r.mutual_information()) < 1e-14);
+  BOOST_TEST(r.coactivation[0 * 4 + 1] == 2);
+  mf::RoutingSummary domains({"a", "b"});
+  auto other = seen;
+  other.routers[0].experts = {0, 2, 0, 2, 0, 2};
+  other.routers[0].load = {3, 0, 3, 0};
+  domains.add(0, seen);
+  domains.add(1, other);
+  // No expert of one domain is one of the other's.
+  BOOST_CHECK_CLOSE_FRACTION(domains.domain_information(0), std::log(2.0), 1e-14);
 }
 
 BOOST_AUTO_TEST_CASE(batches_of_a_model_add_up) {

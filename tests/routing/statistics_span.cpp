@@ -193,4 +193,27 @@ BOOST_AUTO_TEST_CASE(choices_made_at_run_time_are_refused_too) {
   BOOST_TEST(refused(mf::SwitchLoss{}, mf::MicroBatchStatistics{}, mf::ExpertChoice{}) ==
              "selection: expert_choice gives every expert the same load, aux_loss_type switch has nothing to even out");
   BOOST_TEST(refused(mf::ImportanceLoss{}, mf::MicroBatchStatistics{}, mf::ExpertChoice{}) == "none");
+
+  // A sum is what those of its losses are that have a weight.
+  auto const sum = [](double importance, double load, double router_z) {
+    mf::dynamic_policies policies;
+    (void)mf::choose_policy(policies.routing_loss, "weighted_sum");
+    mf::visit_policy_numbers(policies.routing_loss, [&](std::string_view name, double& number) {
+      if (name == "importance_cv2") number = importance;
+      if (name == "load_cv2") number = load;
+      if (name == "router_z") number = router_z;
+    });
+    return policies.routing_loss;
+  };
+  BOOST_TEST(refused(sum(1, 1, 0), mf::MicroBatchStatistics{}, mf::ExpertChoice{}) ==
+             "selection: expert_choice gives every expert the same load, aux_loss_type load_cv2 has nothing to even out");
+  BOOST_TEST(refused(sum(1, 0, 1), mf::MicroBatchStatistics{}, mf::ExpertChoice{}) == "none");
+  BOOST_TEST(refused(sum(0, 0, 1), mf::StreamingStatistics{}) ==
+             "statistics: streaming changes nothing in aux_loss_type router_z, a mean over tokens");
+  BOOST_TEST(refused(sum(0, 1, 1), mf::StreamingStatistics{}) == "none");
+  BOOST_TEST(refused(sum(0, 0, 0), mf::WholeBatchStatistics{}) ==
+             "statistics: whole_batch needs a routing loss that reads them, found aux_loss_type weighted_sum without weights");
+  BOOST_TEST(refused(sum(0, 0, 0), mf::MicroBatchStatistics{}) == "none");
+  BOOST_TEST(refused(sum(0, 0, INFINITY), mf::MicroBatchStatistics{}) ==
+             "aux_loss_type: weighted_sum: router_z: expected a finite number, found inf");
 }

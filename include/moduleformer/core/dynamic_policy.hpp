@@ -76,9 +76,10 @@ std::string policy_choices(P const& policy) {
   return names;
 }
 
-/// number = value, if it can hold that.
+/// number = value, if it can hold that; none is infinite, which no config.json could say.
 template <class Number>
 constexpr bool set_policy_number(Number& number, double value) {
+  if (!(value - value == 0)) return false;
   if constexpr (std::is_integral_v<Number>)
     if (!(value >= -0x1p53 && value <= 0x1p53)) return false;
   Number const changed = static_cast<Number>(value);

@@ -64,6 +64,10 @@ void save(Model const& model, std::filesystem::path const& folder, SaveOptions c
 template <class Model>
 [[nodiscard]] Model load(std::filesystem::path const& folder, LoadOptions options = {});
 
+/// Whether a state of this type was saved beside the folder's model.
+template <Visitable State>
+[[nodiscard]] bool has_state(std::filesystem::path const& folder);
+
 /// Fills a state saved beside the model. Throws Error if the folder has none, FormatError if it belongs to
 /// other weights or another type of state.
 template <class Model, Visitable State>
@@ -168,10 +172,25 @@ Model load(std::filesystem::path const& folder, LoadOptions options) {
   return Model(config, stored.settings, std::move(policies), read_parameters<B>(source, table, options.map));
 }
 
+namespace detail {
+
+template <Visitable State>
+std::filesystem::path state_file(std::filesystem::path const& folder) {
+  return folder / (std::string(state_file_stem<State>()) + ".safetensors");
+}
+
+}  // namespace detail
+
+template <Visitable State>
+bool has_state(std::filesystem::path const& folder) {
+  std::error_code code;
+  return std::filesystem::exists(detail::state_file<State>(resolve_folder(folder)), code);
+}
+
 template <class Model, Visitable State>
 void load_state(std::filesystem::path const& folder, Model const& model, State& state) {
   auto const place = resolve_folder(folder);
-  auto const path = place / (std::string(state_file_stem<State>()) + ".safetensors");
+  auto const path = detail::state_file<State>(place);
   std::error_code code;
   expects(std::filesystem::exists(path, code), place, " has no ", path.filename(), ": no state was saved beside this model");
   SafetensorsFile const file{path};

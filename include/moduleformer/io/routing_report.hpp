@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: MIT
 #pragma once
-// A summary of routing as JSON, as CSV (a line for each domain and router; one for all domains), and as one HTML page with
-// heat maps: layers by experts, domains by experts, co-activation, and load over training where a history is given.
+// A summary of routing as JSON, as CSV (a line for each domain and router; where there are several domains, one of their sum,
+// whose domain is empty), and as one HTML page with heat maps: layers by experts, domains by experts, co-activation, and load
+// over training where a history is given.
 
+#include <moduleformer/io/routing_history.hpp>
 #include <moduleformer/io/svg.hpp>
 #include <moduleformer/model/route_agreement.hpp>
 #include <moduleformer/model/routing_summary.hpp>
@@ -18,18 +20,22 @@
 
 namespace moduleformer {
 
-/// Load at moments of a training.
-struct RoutingHistory {
-  std::vector<double> steps;                              // moments
-  std::vector<std::vector<std::vector<double>>> load;     // of each moment, router, routed expert: Trainer::routing_load
-};
-
 /// What a report is made of beside the summary.
 struct RoutingReport {
   std::string title = "Routing";
-  std::vector<RouteAgreement> agreement{};  // with another checkpoint, of each router
+  std::vector<std::vector<RouteAgreement>> agreement{};  // with another checkpoint: of each domain and router
   std::string compared_with{};
   RoutingHistory history{};
+
+  /// The mean over domains, each of which counts alike.
+  [[nodiscard]] std::vector<RouteAgreement> mean_agreement() const {
+    std::vector<RouteAgreement> mean;
+    for (auto const& domain : agreement) {
+      mean.resize(domain.size());
+      for (std::size_t r = 0; r < domain.size(); ++r) mean[r].add(domain[r], 1 / static_cast<double>(agreement.size()));
+    }
+    return mean;
+  }
 };
 
 /// transformer.h.3.attn.q_proj.gate as "3 attention".
@@ -78,6 +84,46 @@ inline std::vector<std::string> numbered(std::size_t count, std::size_t first = 
   std::vector<std::string> names;
   for (std::size_t i = 0; i < count; ++i) names.push_back(std::to_string(first + i));
   return names;
+}
+
+struct AgreementColumn {
+  char const* key;
+  char const* name;
+  double RouteAgreement::*member;
+};
+inline constexpr AgreementColumn agreement_columns[] = {
+    {"same_set", "same experts", &RouteAgreement::same_set},
+    {"shared_slots", "shared slots", &RouteAgreement::shared_slots},
+    {"same_first", "same first expert", &RouteAgreement::same_first},
+    {"gate_difference", "difference of gates", &RouteAgreement::gate_difference},
+};
+
+inline nlohmann::ordered_json agreement_json(std::vector<RouteAgreement> const& routers) {
+  auto json = nlohmann::ordered_json::array();
+  for (RouteAgreement const& a : routers) {
+    auto& of_router = json.emplace_back(nlohmann::ordered_json{{"router", a.router}});
+    for (AgreementColumn const& c : agreement_columns) of_router[c.key] = a.*c.member;
+  }
+  return json;
+}
+
+inline std::string agreement_table(std::vector<RouteAgreement> const& routers) {
+  std::string html = "<table><tr><th>router</th>";
+  for (AgreementColumn const& c : agreement_columns) html += "<th>" + std::string(c.name) + "</th>";
+  html += "</tr>\n";
+  for (RouteAgreement const& a : routers) {
+    html += "<tr><td>" + escape_markup(short_router_name(a.router)) + "</td>";
+    for (AgreementColumn const& c : agreement_columns) html += "<td>" + fixed_text(a.*c.member, 4) + "</td>";
+    html += "</tr>\n";
+  }
+  return html + "</table>\n";
+}
+
+/// A field of a CSV file.
+inline std::string quoted_field(std::string_view text) {
+  std::string quoted = "\"";
+  for (char const c : text) quoted += c == '"' ? "\"\"" : std::string(1, c);
+  return quoted + "\"";
 }
 
 /// Percent of all slots.
@@ -129,31 +175,40 @@ inline nlohmann::ordered_json routing_json(RoutingSummary const& summary, Routin
   }
   if (!report.agreement.empty()) {
     json["compared_with"] = report.compared_with;
-    auto& agreement = json["agreement"] = nlohmann::ordered_json::array();
-    for (RouteAgreement const& a : report.agreement)
-      agreement.push_back({{"router", a.router}, {"same_set", a.same_set}, {"shared_slots", a.shared_slots}, {"same_first", a.same_first},
-                           {"gate_difference", a.gate_difference}});
+    auto& agreement = json["agreement"] = {{"domains", nlohmann::ordered_json::object()}};
+    for (std::size_t d = 0; d < report.agreement.size(); ++d)
+      agreement["domains"][summary.domains()[d]] = detail::agreement_json(report.agreement[d]);
+    agreement["all"] = detail::agreement_json(report.mean_agreement());
   }
+  for (RoutingHistory::Moment const& moment : report.history.moments()) json["history"].push_back({{"step", moment.step}, {"load", moment.load}});
   return json;
 }
 
-inline std::string routing_csv(RoutingSummary const& summary) {
+inline std::string routing_csv(RoutingSummary const& summary, RoutingReport const& report = {}) {
+  bool const several = summary.domains().size() > 1, compared = !report.agreement.empty();
+  auto const number = [](double x) { return "," + nlohmann::json(x).dump(); };
   std::string csv = "domain,router,experts";
   for (detail::RoutingColumn const& c : detail::routing_columns) csv += std::string(",") + c.key;
+  if (several) csv += ",domain_information";
+  if (compared)
+    for (detail::AgreementColumn const& c : detail::agreement_columns) csv += std::string(",") + c.key;
   csv += ",load\n";
-  auto const add = [&](std::string const& domain, std::vector<RouterSummary> const& routers) {
-    std::string quoted;
-    for (char const c : domain) quoted += c == '"' ? "\"\"" : std::string(1, c);
-    for (RouterSummary const& r : routers) {
-      csv += "\"" + quoted + "\"," + r.name + "," + std::to_string(r.experts());
-      for (detail::RoutingColumn const& c : detail::routing_columns) csv += "," + nlohmann::json(c.get(r)).dump();
+  auto const add = [&](std::string_view domain, std::vector<RouterSummary> const& routers, std::vector<RouteAgreement> const& agreement) {
+    for (std::size_t i = 0; i < routers.size(); ++i) {
+      RouterSummary const& r = routers[i];
+      csv += detail::quoted_field(domain) + "," + r.name + "," + std::to_string(r.experts());
+      for (detail::RoutingColumn const& c : detail::routing_columns) csv += number(c.get(r));
+      if (several) csv += domain.empty() ? number(summary.domain_information(i)) : ",";
+      if (compared)
+        for (detail::AgreementColumn const& c : detail::agreement_columns) csv += number(agreement.at(i).*c.member);
       csv += ",";
       for (std::size_t e = 0; e < r.experts(); ++e) csv += (e == 0 ? "" : " ") + fixed_text(r.load[e], 0);
       csv += "\n";
     }
   };
-  for (std::size_t d = 0; d < summary.domains().size(); ++d) add(summary.domains()[d], summary.routers(d));
-  add("all", summary.routers());
+  for (std::size_t d = 0; d < summary.domains().size(); ++d)
+    add(summary.domains()[d], summary.routers(d), compared ? report.agreement.at(d) : std::vector<RouteAgreement>{});
+  if (several) add("", summary.routers(), report.mean_agreement());
   return csv;
 }
 
@@ -195,31 +250,24 @@ inline std::string routing_html(RoutingSummary const& summary, RoutingReport con
     figure(to_svg(map));
   }
 
-  if (!report.history.steps.empty()) {
-    expects(report.history.load.size() == report.history.steps.size(), "routing report: expected a load for each of ",
-            report.history.steps.size(), " moments, found ", report.history.load.size());
-    html += "<h2>Load over training</h2>\n";
-    for (std::size_t r = 0; r < report.history.load.front().size(); ++r) {
-      HeatMap map{r < all.size() ? short_router_name(all[r].name) : std::to_string(r), "% of a router's slots", {}, {}, {}, 1};
-      for (std::size_t i = 0; i < report.history.steps.size(); ++i) {
-        map.rows.push_back("step " + fixed_text(report.history.steps[i], 0));
-        RouterSummary at;
-        at.load = report.history.load[i][r];
-        map.columns = detail::numbered(at.load.size(), r < all.size() ? all[r].experts() - at.load.size() : 0);
-        map.values.push_back(detail::percent(at));
-      }
-      figure(to_svg(map));
+  if (!report.history.empty()) html += "<h2>Load over training</h2>\n";
+  for (std::size_t r = 0; r < report.history.routers(); ++r) {
+    HeatMap map{r < all.size() ? short_router_name(all[r].name) : std::to_string(r), "% of a router's slots", {}, {}, {}, 1};
+    for (RoutingHistory::Moment const& moment : report.history.moments()) {
+      map.rows.push_back("step " + std::to_string(moment.step));
+      RouterSummary at;
+      at.load = moment.load[r];
+      map.columns = detail::numbered(at.load.size(), r < all.size() ? all[r].experts() - at.load.size() : 0);
+      map.values.push_back(detail::percent(at));
     }
+    figure(to_svg(map));
   }
 
-  if (!report.agreement.empty()) {
-    html += "<h2>Agreement with " + escape_markup(report.compared_with) + "</h2>\n<table><tr><th>router</th><th>same experts</th><th>shared slots</th>"
-            "<th>same first expert</th><th>difference of gates</th></tr>\n";
-    for (RouteAgreement const& a : report.agreement)
-      html += "<tr><td>" + escape_markup(short_router_name(a.router)) + "</td><td>" + fixed_text(a.same_set, 3) + "</td><td>" +
-              fixed_text(a.shared_slots, 3) + "</td><td>" + fixed_text(a.same_first, 3) + "</td><td>" + fixed_text(a.gate_difference, 4) + "</td></tr>\n";
-    html += "</table>\n";
-  }
+  if (!report.agreement.empty())
+    html += "<h2>Agreement with " + escape_markup(report.compared_with) + "</h2>\n" + detail::agreement_table(report.mean_agreement());
+  if (several)
+    for (std::size_t d = 0; d < report.agreement.size(); ++d)
+      html += "<h3>" + escape_markup(summary.domains()[d]) + "</h3>\n" + detail::agreement_table(report.agreement[d]);
   return html + "</body></html>\n";
 }
 

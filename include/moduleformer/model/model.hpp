@@ -83,7 +83,7 @@ class Model {
   [[nodiscard]] Settings const& settings() const { return state_->settings; }
   /// Changes the numbers that may change between runs; throws Error for one out of range.
   void set_settings(Settings settings) {
-    settings.check(transformer().smallest_top_k());
+    check_settings(config(), policies(), settings);
     state_->settings = settings;
     state_->serial_number = new_serial_number();
   }
@@ -235,7 +235,7 @@ class Model {
   struct State {
     State(Config c, Settings s, PolicySet p)
         : config((c.check(), std::move(c))), settings(s), policies(std::move(p)), transformer(config, policies) {
-      settings.check(transformer.smallest_top_k());
+      check_settings(config, policies, settings);
       DeclareParameters declare(table);
       visit_parameters(parameters, declare);
     }

@@ -24,6 +24,15 @@ struct RouteAgreement {
   double shared_slots = 0;
   double same_first = 0;
   double gate_difference = 0;
+
+  /// For a mean: += weight times what another says of the same router, or of another one.
+  void add(RouteAgreement const& other, double weight) {
+    if (router.empty()) router = other.router;
+    same_set += weight * other.same_set;
+    shared_slots += weight * other.shared_slots;
+    same_first += weight * other.same_first;
+    gate_difference += weight * other.gate_difference;
+  }
 };
 
 /// For two routers of one size that saw the same tokens, at least one.

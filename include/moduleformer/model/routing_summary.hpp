@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: MIT
 #pragma once
-// What routers did over any number of batches, for each domain of data. Of a router with E experts, over N tokens, with
+// What routers did over any number of batches, for each domain of data. Of a router with E routed experts, over N tokens, with
 // p(e|t) its probabilities, c_e the tokens that chose e, f_e = c_e / sum c, natural logarithms:
 //   H(e) = entropy of mean_t p(e|t),  H(e|x) = mean_t entropy of p(.|t),  I(e;x) = H(e) - H(e|x)
 //   effective experts = exp(entropy of f);  variation = deviation of c over experts / mean c
 //   dropped gate = 1 - mean_t sum of p(e|t) over the chosen;  co-activation (E,E) = tokens that chose both
 //   I(e;d) = H(f) - sum_d (share of slots in d) H(f of d): what a slot's expert tells of its domain
+// Shared experts, which serve every token, have a load and a co-activation, and are in nothing else.
 
 #include <moduleformer/core/error.hpp>
 #include <moduleformer/model/observation.hpp>
@@ -129,23 +130,23 @@ struct RouterSummary {
 /// All routers of a model, over domains of data.
 class RoutingSummary {
  public:
-  explicit RoutingSummary(std::vector<std::string> domains = {"all"}) : domains_(std::move(domains)), by_domain_(domains_.size()) {}
+  /// Throws Error for domains without a name, or of one name.
+  explicit RoutingSummary(std::vector<std::string> domains = {"all"}) : domains_(std::move(domains)), by_domain_(domains_.size()) {
+    for (auto name = domains_.begin(); name != domains_.end(); ++name) {
+      expects(!name->empty(), "routing summary: domain ", name - domains_.begin(), ": expected a name, found none");
+      expects(std::find(domains_.begin(), name, *name) == name, "routing summary: the domain ", *name, " is named twice");
+    }
+  }
 
   /// What a forward on a batch of this domain observed (want_routing).
   template <class A>
   void add(std::size_t domain, Observation<A> const& seen) {
-    expects(domain < domains_.size(), "routing summary: expected a domain below ", domains_.size(), ", found ", domain);
-    auto& routers = by_domain_[domain];
-    routers.resize(std::max(routers.size(), seen.routers.size()));
-    for (std::size_t r = 0; r < seen.routers.size(); ++r) routers[r].add(seen.routers[r]);
+    add_all(domain, seen.routers);
   }
 
   /// What routers did over some tokens of this domain.
   void add(std::size_t domain, std::vector<RouterSummary> const& seen) {
-    expects(domain < domains_.size(), "routing summary: expected a domain below ", domains_.size(), ", found ", domain);
-    auto& routers = by_domain_[domain];
-    routers.resize(std::max(routers.size(), seen.size()));
-    for (std::size_t r = 0; r < seen.size(); ++r) routers[r].add(seen[r]);
+    add_all(domain, seen);
   }
 
   [[nodiscard]] std::vector<std::string> const& domains() const { return domains_; }
@@ -176,6 +177,17 @@ class RoutingSummary {
   }
 
  private:
+  template <class Router>
+  void add_all(std::size_t domain, std::vector<Router> const& seen) {
+    expects(domain < domains_.size(), "routing summary: expected a domain below ", domains_.size(), ", found ", domain);
+    auto& routers = by_domain_[domain];
+    expects(!seen.empty(), "routing summary: expected an observation of routers, found none of them");
+    expects(routers.empty() || routers.size() == seen.size(), "routing summary: expected ", routers.size(), " routers as before, found ",
+            seen.size());
+    routers.resize(seen.size());
+    for (std::size_t r = 0; r < seen.size(); ++r) routers[r].add(seen[r]);
+  }
+
   std::vector<std::string> domains_;
   std::vector<std::vector<RouterSummary>> by_domain_;
 };

@@ -11,6 +11,7 @@
 #include <algorithm>
 #include <cstddef>
 #include <string>
+#include <string_view>
 #include <type_traits>
 #include <vector>
 
@@ -36,9 +37,21 @@ void check_policies(Config const& config, PolicySet const& policies) {
   check_policies(policies);
   SharedCounts const shared = shared_counts(policies.shared_experts);
   shared.check(config.attention.top_k, config.feed_forward.top_k);
-  check_gates(policies, "k_att", config.attention.top_k - shared.attention, config.attention.experts.largest() - shared.attention);
-  check_gates(policies, "k_mlp", config.feed_forward.top_k - shared.feed_forward,
-              config.feed_forward.experts.largest() - shared.feed_forward);
+  auto const check_routers = [&](std::string_view key, auto const& sizes, Index shared_experts) {
+    Index const top_k = sizes.top_k - shared_experts;
+    check_gates(policies, key, top_k, sizes.experts.largest() - shared_experts);
+    for (Index i = 0; i < config.layers; ++i) policies.selection.check(top_k, sizes.experts[i] - shared_experts);
+  };
+  check_routers("k_att", config.attention, shared.attention);
+  check_routers("k_mlp", config.feed_forward, shared.feed_forward);
+}
+
+/// Throws Error for settings out of range, or that policies would ignore.
+template <class PolicySet>
+void check_settings(Config const& config, PolicySet const& policies, Settings const& settings) {
+  SharedCounts const shared = shared_counts(policies.shared_experts);
+  settings.check(std::min(config.attention.top_k - shared.attention, config.feed_forward.top_k - shared.feed_forward));
+  detail::check_sampled_slots(policies.selection, settings);
 }
 
 template <Shape shape, class PolicySet, Backend B>
@@ -107,11 +120,6 @@ class Transformer {
 
   [[nodiscard]] Extents<shape> const& extents() const { return extents_; }
   [[nodiscard]] SharedCounts shared_experts() const { return shared_counts(policies_->shared_experts); }
-  /// Experts that a router chooses for a token.
-  [[nodiscard]] Index smallest_top_k() const {
-    return std::min(extents_.attention_top_k - shared_experts().attention,
-                    extents_.feed_forward_top_k - shared_experts().feed_forward);
-  }
   [[nodiscard]] std::vector<BlockType> const& blocks() const { return blocks_; }
 
   template <class Views, class Visitor>

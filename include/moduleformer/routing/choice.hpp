@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 // From a router's logits (N,E) to the experts of each token and their gates:
-//   the selection may exclude experts: their logits become -infinity;  probs = softmax(logits) over all E;  experts = selection(logits, probs);  gates = gating(logits, probs, experts)
+//   probs = softmax(logits) over all E;  experts = selection(logits, probs);  gates = gating(logits, probs, experts)
+// where the selection may exclude experts first: their logits become -infinity.
 // The selection (routing/selection.hpp) and the gates (routing/gating.hpp) are policies. As published: the K largest
 // logits, gated by their probabilities.
 

@@ -40,7 +40,7 @@ struct DocumentPool : FixedSlots {
     size("smallest", smallest);
     size("largest", largest);
     size("evaluation_size", evaluation_size);
-    expects(smallest_of(top_k, experts) <= largest_of(experts), "document_pool: expected smallest up to largest ",
+    expects(smallest_of(top_k, experts) <= largest_of(experts), "document_pool: smallest: expected at most largest, ",
             largest_of(experts), ", found ", smallest_of(top_k, experts));
   }
 

@@ -2,8 +2,9 @@
 #pragma once
 // ExpertChoice (arXiv 2202.09368): in training each of E experts takes the C = ceil(capacity * N K / E) tokens of the pass
 // with its largest probabilities, so every expert takes the same load, and a token has as many experts as took it, none
-// perhaps (with a bound on their number, it keeps those of largest probability). An expert's choice looks at later tokens, which no generation can: evaluation and generation use the top-k of the
-// same probabilities. So it serves comparisons, and a model trained with it is another one when it is used.
+// perhaps (with a bound on their number, it keeps those of largest probability). An expert's choice looks at later tokens,
+// which no generation can: evaluation and generation use the top-k of the same probabilities. So it serves comparisons, and
+// a model trained with it is another one when it is used.
 
 #include <moduleformer/core/error.hpp>
 #include <moduleformer/routing/selection.hpp>
@@ -17,7 +18,7 @@ struct ExpertChoice : FixedSlots {
   using Role = role::Selection;
   static constexpr std::string_view name = "expert_choice";
   double capacity = 1;     // of each expert, in mean loads
-  Index most_experts = 0;  // of a token, those of largest probability; 0: no bound, with memory for all E
+  Index most_experts = 0;  // of a token, those of largest probability; 0, or more than E: no bound, with memory for all E
 
   template <class Access>
   struct Parameters {};
@@ -30,7 +31,7 @@ struct ExpertChoice : FixedSlots {
   template <class Views, class Visitor>
   constexpr void visit_parameters(Index /*experts*/, Views&, Visitor&) const {}
   void check(Index /*top_k*/, Index /*experts*/) const {
-    expects(capacity > 0 && capacity < 1e6, "expert_choice: capacity: expected a positive number, found ", capacity);
+    expects(capacity > 0 && capacity < 1e6, "expert_choice: capacity: expected a number above 0 and below 1e6, found ", capacity);
     expects(most_experts >= 0, "expert_choice: most_experts: expected a number from 0, found ", most_experts);
   }
 

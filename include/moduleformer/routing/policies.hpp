@@ -57,6 +57,13 @@ template <class Selection, class Loss>
 inline constexpr bool counts_are_equal =
     std::same_as<Selection, ExpertChoice> &&
     (std::same_as<Loss, LoadLoss> || std::same_as<Loss, SwitchLoss> || std::same_as<Loss, ExactSwitchLoss>);
+// Of a sum with types fixed; its weights are looked at by check_policies.
+template <class... Losses, class Statistics>
+inline constexpr bool lacks_loss<WeightedSum<Losses...>, Statistics> = (lacks_loss<Losses, Statistics> && ...);
+template <class... Losses, class Statistics>
+inline constexpr bool streams_nothing<WeightedSum<Losses...>, Statistics> = (streams_nothing<Losses, Statistics> && ...);
+template <class Selection, class... Losses>
+inline constexpr bool counts_are_equal<Selection, WeightedSum<Losses...>> = (counts_are_equal<Selection, Losses> || ...);
 
 /// Whether the gate of the only one chosen of several is 1 whatever the logits.
 template <class Selection, class Gating>
@@ -119,19 +126,32 @@ struct Policies {
   }
 };
 
-/// Throws Error for choices made at run time that Policies refuses at compile time.
+/// Throws Error for choices made at run time that Policies refuses at compile time, and for infinite numbers of policies.
 template <class PolicySet>
 void check_policies(PolicySet const& policies) {
-  with_policy(policies.routing_loss, [&]<class Loss>(Loss const&) {
-    with_policy(policies.selection, []<class Selection>(Selection const&) {
-      expects(!detail::counts_are_equal<Selection, Loss>, "selection: ", Selection::name,
-              " gives every expert the same load, aux_loss_type ", Loss::name, " has nothing to even out");
+  PolicySet::visit(policies, [](std::string_view role, auto const& policy) {
+    visit_policy_numbers(policy, [&](std::string_view key, auto const& number) {
+      auto const value = static_cast<double>(number);
+      expects(value - value == 0, role, ": ", policy_name(policy), ": ", key, ": expected a finite number, found ", value);
     });
-    with_policy(policies.statistics, []<class Statistics>(Statistics const&) {
-      expects(!detail::lacks_loss<Loss, Statistics>, "statistics: ", Statistics::name,
-              " needs a routing loss that reads them, found aux_loss_type none");
-      expects(!detail::streams_nothing<Loss, Statistics>, "statistics: ", Statistics::name,
-              " changes nothing in aux_loss_type router_z, a mean over tokens");
+  });
+  with_policy(policies.routing_loss, [&]<class Choice>(Choice const& choice) {
+    with_policy(policies.selection, [&]<class Selection>(Selection const&) {
+      for_each_loss(choice, []<class Loss>(Loss const&) {
+        expects(!detail::counts_are_equal<Selection, Loss>, "selection: ", Selection::name,
+                " gives every expert the same load, aux_loss_type ", Loss::name, " has nothing to even out");
+      });
+    });
+    with_policy(policies.statistics, [&]<class Statistics>(Statistics const&) {
+      bool none = true, streams = false;
+      for_each_loss(choice, [&]<class Loss>(Loss const&) {
+        none = none && detail::lacks_loss<Loss, Statistics>;
+        streams = streams || !detail::streams_nothing<Loss, Statistics>;
+      });
+      expects(!none || !detail::lacks_loss<NoRoutingLoss, Statistics>, "statistics: ", Statistics::name,
+              " needs a routing loss that reads them, found aux_loss_type ", Choice::name,
+              std::same_as<Choice, NoRoutingLoss> ? "" : " without weights");
+      expects(streams || none, "statistics: ", Statistics::name, " changes nothing in aux_loss_type router_z, a mean over tokens");
     });
   });
 }

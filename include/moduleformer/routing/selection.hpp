@@ -12,6 +12,7 @@
 // may differ and of which some may stay empty (expert -1): slots, leaves_empty; and check, restrict. FixedSlots is a base with
 // those of K experts for every token.
 
+#include <moduleformer/core/error.hpp>
 #include <moduleformer/core/policy.hpp>
 #include <moduleformer/nn/parameters.hpp>
 #include <moduleformer/nn/pass.hpp>
@@ -64,6 +65,9 @@ struct GumbelTopK : FixedSlots {
   static void visit(Self& self, Visitor&& visit) {
     visit("scale", self.scale);
   }
+  void check(Index /*top_k*/, Index /*experts*/) const {
+    expects(scale >= 0 && scale < 1e6, "gumbel_top_k: scale: expected a number from 0 to below 1e6, found ", scale);
+  }
   template <class Views, class Visitor>
   constexpr void visit_parameters(Index /*experts*/, Views&, Visitor&) const {}
 
@@ -115,6 +119,9 @@ struct BiasedTopK : FixedSlots {
   template <class Self, class Visitor>
   static void visit(Self& self, Visitor&& visit) {
     visit("rate", self.rate);
+  }
+  void check(Index /*top_k*/, Index /*experts*/) const {
+    expects(rate >= 0 && rate < 1e6, "biased_top_k: rate: expected a number from 0 to below 1e6, found ", rate);
   }
   template <class Views, class Visitor>
   constexpr void visit_parameters(Index experts, Views& p, Visitor& visit) const {

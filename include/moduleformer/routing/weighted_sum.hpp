@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
 #pragma once
-// WeightedSum<Losses...>: L = sum_i weight_i L_i, itself a routing loss.
+// WeightedSum<Losses...>: L = sum_i weight_i L_i, itself a routing loss. for_each_loss() sees through it.
 
 #include <moduleformer/routing/routing_losses.hpp>
 
@@ -68,11 +68,26 @@ struct WeightedSum {
          std::index_sequence_for<Losses...>{});
   }
 
+  /// Calls f(loss) for each that has a weight.
+  template <class F>
+  void for_each_weighted(F const& f) const {
+    [&]<std::size_t... places>(std::index_sequence<places...>) {
+      ((weights[places] != 0 ? f(detail::loss_at<places>(losses)) : void()), ...);
+    }(std::index_sequence_for<Losses...>{});
+  }
+
  private:
   template <class F, std::size_t... places>
   MODULEFORMER_HOST_DEVICE double each(F const& f, std::index_sequence<places...>) const {
     return (f(detail::loss_at<places>(losses), weights[places]) + ...);
   }
 };
+
+/// Calls f(loss) for a loss, or for each one in a sum that has a weight.
+template <RoutingLoss Loss, class F>
+void for_each_loss(Loss const& loss, F const& f) {
+  if constexpr (requires { loss.for_each_weighted(f); }) loss.for_each_weighted(f);
+  else f(loss);
+}
 
 }  // namespace moduleformer
