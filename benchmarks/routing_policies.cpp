@@ -2,6 +2,7 @@
 // bench_routing_policies: one model, the same text and seeds, under each routing policy. Prints and writes a table of quality,
 // balance, specialisation and speed; every (policy, seed) is a cell that is made once and can be stopped.
 
+#include "routing/observation_cost.hpp"
 #include "routing/report.hpp"
 #include "routing/training.hpp"
 
@@ -44,8 +45,7 @@ void write_report(RoutingOptions const& o) {
   mf::write_file(o.out / "table.md", markdown_table(rows));
   mf::write_file(o.out / "results.csv", csv_table(all));
   nlohmann::json json{{"identity", identity(o)}, {"commit", MODULEFORMER_COMMIT}, {"build", mf::build_info()}, {"cells", nlohmann::json::array()}};
-  for (PolicyResults const& p : all)
-    {
+  for (PolicyResults const& p : all) {
     for (CellResult const& r : p.seeds) json["cells"].push_back(r);
     json["policies"][p.variant->name] = p.variant->what;
     if (p.speed) json["speed"].push_back(*p.speed);
@@ -76,6 +76,10 @@ void run_speed(RoutingOptions const& o) {
     fmt::print("{:<16} {:>9.3f} {:>18.2f} {:>20.2f} {:>18.2f} {:>20.2f} {:>9.1f}\n", name, 1e3 * r.even.routers, 1e3 * r.even.attention,
                1e3 * r.even.feed_forward, 1e3 * r.skewed.attention, 1e3 * r.skewed.feed_forward, 1e3 * r.step);
   }
+  ObservationCost const cost = measure_observation(o, 15);
+  write_result(o, observation_file(o), cost);
+  fmt::print("Observing routers, of a step: {:+.1f} % for their load, {:+.1f} % for everything of every token\n", cost.load_percent(),
+             cost.all_percent());
 }
 
 }  // namespace

@@ -34,7 +34,7 @@ def run(folder, *more):
 def results(folder):
     """Everything but times."""
     cells = {}
-    for file in sorted(folder.glob("*-*.json")):
+    for file in sorted(folder.glob("*-[0-9].json")):
         result = json.loads(file.read_text())["result"]
         cells[file.name] = {key: value for key, value in result.items() if "second" not in key}
     return cells
@@ -69,6 +69,15 @@ with tempfile.TemporaryDirectory() as name:
     again = run(folder, *cells, "--out", str(out))
     expect(again.returncode == 0, again.stderr)
     expect(results(out) == found, "a killed run and an uninterrupted one have the same results")
+
+    speed = run(folder, "--policies", "mi,expert-choice,shared", "--speed", "--out", str(out))
+    expect(speed.returncode == 0, speed.stderr)
+    expect("Observing routers" in speed.stdout, speed.stdout)
+    for policy in ("mi", "expert-choice", "shared"):
+        result = json.loads((out / f"{policy}.speed.json").read_text())["result"]
+        expect(result["step"] > 0 and result["even"]["routers"] > 0, result)
+    table = run(folder, *cells, "--report", "--out", str(out)).stdout
+    expect("tokens/s" in table, table)
 
     for more, words in ((["--policies", "mi,nonsense"], "found 'nonsense'"), (["--data", "one=" + str(folder / "two.txt")], "given twice"),
                         (["--data", "three=/nowhere"], "expected a text file"), (["--data", "three"], "NAME=FILE"),

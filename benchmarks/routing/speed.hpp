@@ -21,8 +21,8 @@ enum class Load { even, skewed };
 
 inline char const* load_name(Load load) { return load == Load::even ? "even" : "skewed"; }
 
-/// Routes of a router for tokens with K experts (N, slots): its shared ones, then experts drawn without replacement, the r-th most used with a weight
-/// proportional to (3/4)^r if skewed; slots beyond K are empty.
+/// Routes of a router for tokens with K experts (N, slots): its shared ones, then experts drawn without replacement, the r-th
+/// most used with a weight proportional to (3/4)^r if skewed; slots beyond K are empty.
 template <class Router>
 std::vector<mf::ExpertId> draw_routes(mf::Cpu<float>& backend, Index tokens, Router const& router, Index top_k, Load load) {
   Index const shared = router.shared_experts(), experts = router.experts() - shared, drawn = top_k - shared, slots = router.slots(true);
@@ -167,14 +167,20 @@ inline BlockSeconds block_seconds(RoutingOptions const& o, Routing const& routin
   return result;
 }
 
-/// Of training steps of the whole model on random bytes.
-inline double step_seconds(RoutingOptions const& o, Routing const& routing, Index repeats) {
-  Model model = Model::random(1, o.config(), routing.settings, routing.policies);
-  mf::Trainer trainer{model, mf::AdamW{.learning_rate = 1e-6}, mf::Constant{}, {.threads = o.threads}};
+/// A step's batch of random bytes.
+inline mf::Batch random_batch(RoutingOptions const& o) {
   mf::Batch batch{.rows = o.tokens_per_step() / o.window, .tokens = o.window};
   for (Index i = 0; i < o.tokens_per_step(); ++i)
     batch.ids.push_back(static_cast<mf::TokenId>(mf::random_words({17, 0, 0}, static_cast<std::uint64_t>(i))[0] % 256));
   batch.targets = batch.ids;
+  return batch;
+}
+
+/// Of training steps of the whole model.
+inline double step_seconds(RoutingOptions const& o, Routing const& routing, Index repeats) {
+  Model model = Model::random(1, o.config(), routing.settings, routing.policies);
+  mf::Trainer trainer{model, mf::AdamW{.learning_rate = 1e-6}, mf::Constant{}, {.threads = o.threads}};
+  mf::Batch const batch = random_batch(o);
   return median_seconds(repeats, [&] { trainer.step(batch); });
 }
 
