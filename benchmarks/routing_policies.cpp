@@ -25,11 +25,13 @@ void run_cells(RoutingOptions const& o) {
   auto const all = cells(o);
   for (Cell const& cell : all)
     if (!read_result<CellResult>(o, cell.file(o))) missing.push_back(cell);
-  fmt::print("{} cells of {} steps of {} tokens, {} of them done\n", all.size(), o.steps(), o.tokens_per_step(), all.size() - missing.size());
+  fmt::print("{} cells of {} steps of {} tokens, {} of them done\n", all.size(), o.steps(), o.tokens_per_step(),
+             all.size() - missing.size());
   double spent = 0;
   for (std::size_t i = 0; i < missing.size(); ++i) {
     double const left = i == 0 ? 0 : spent / static_cast<double>(i) * static_cast<double>(missing.size() - i);
-    fmt::print("{} ({} to go{})\n", missing[i].name(), missing.size() - i, i == 0 ? "" : fmt::format(", about {:.0f} min", left / 60));
+    fmt::print("{} ({} to go{})\n", missing[i].name(), missing.size() - i,
+               i == 0 ? "" : fmt::format(", about {:.0f} min", left / 60));
     std::fflush(stdout);
     double const begin = now();
     write_result(o, missing[i].file(o), CellRun(o, missing[i]).run());
@@ -44,7 +46,10 @@ void write_report(RoutingOptions const& o) {
   fmt::print("\n{}", plain_table(rows));
   mf::write_file(o.out / "table.md", markdown_table(rows));
   mf::write_file(o.out / "results.csv", csv_table(all));
-  nlohmann::json json{{"identity", identity(o)}, {"commit", MODULEFORMER_COMMIT}, {"build", mf::build_info()}, {"cells", nlohmann::json::array()}};
+  nlohmann::json json{{"identity", identity(o)},
+                      {"commit", MODULEFORMER_COMMIT},
+                      {"build", mf::build_info()},
+                      {"cells", nlohmann::json::array()}};
   for (PolicyResults const& p : all) {
     for (CellResult const& r : p.seeds) json["cells"].push_back(r);
     json["policies"][p.variant->name] = p.variant->what;
@@ -58,28 +63,31 @@ void write_report(RoutingOptions const& o) {
   };
   for (Column const& c : columns) draw(c.name, mf::to_svg(dots(all, c)));
   draw("curves", mf::to_svg(curves(all, "Held-out text while training", "bits per byte", &Moment::bits_per_byte)));
-  draw("effective while training", mf::to_svg(curves(all, "Effective feed-forward experts while training", "experts", &Moment::effective_feed_forward)));
+  draw("effective while training", mf::to_svg(curves(all, "Effective feed-forward experts while training", "experts",
+                                                     &Moment::effective_feed_forward)));
   fmt::print("written: table.md, results.csv, results.json and pictures in {}\n", o.out.string());
 }
 
 /// What each policy costs: routers, and experts under even load and under a trained model's.
 void run_speed(RoutingOptions const& o) {
-  fmt::print("Milliseconds: of one block, forward and backward, and of a training step; {} tokens\n{:<16} {:>9}", o.tokens_per_step(),
-             "policy", "routers");
+  fmt::print("Milliseconds: of one block, forward and backward, and of a training step; {} tokens\n{:<16} {:>9}",
+             o.tokens_per_step(), "policy", "routers");
   for (Load const load : {Load::even, Load::skewed})
-    fmt::print(" {:>18} {:>20}", fmt::format("attention, {}", load_name(load)), fmt::format("feed-forward, {}", load_name(load)));
+    fmt::print(" {:>18} {:>20}", fmt::format("attention, {}", load_name(load)),
+               fmt::format("feed-forward, {}", load_name(load)));
   fmt::print(" {:>9}\n", "step");
   for (auto const& name : o.policies) {
     Variant const& variant = find_variant(name);
     SpeedResult const r = measure_speed(o, variant);
     write_result(o, speed_file(o, variant), r);
-    fmt::print("{:<16} {:>9.3f} {:>18.2f} {:>20.2f} {:>18.2f} {:>20.2f} {:>9.1f}\n", name, 1e3 * r.even.routers, 1e3 * r.even.attention,
-               1e3 * r.even.feed_forward, 1e3 * r.skewed.attention, 1e3 * r.skewed.feed_forward, 1e3 * r.step);
+    fmt::print("{:<16} {:>9.3f} {:>18.2f} {:>20.2f} {:>18.2f} {:>20.2f} {:>9.1f}\n", name, 1e3 * r.even.routers,
+               1e3 * r.even.attention, 1e3 * r.even.feed_forward, 1e3 * r.skewed.attention, 1e3 * r.skewed.feed_forward,
+               1e3 * r.step);
   }
   ObservationCost const cost = measure_observation(o, 15);
   write_result(o, observation_file(o), cost);
-  fmt::print("Observing routers, of a step: {:+.1f} % for their load, {:+.1f} % for everything of every token\n", cost.load_percent(),
-             cost.all_percent());
+  fmt::print("Observing routers, of a step: {:+.1f} % for their load, {:+.1f} % for everything of every token\n",
+             cost.load_percent(), cost.all_percent());
 }
 
 }  // namespace

@@ -52,10 +52,11 @@ struct CellResult {
   }
 };
 
-NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(KindResult, effective, busiest, dead, mutual_information, domain_information, dropped_gate)
+NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(KindResult, effective, busiest, dead, mutual_information, domain_information,
+                                   dropped_gate)
 NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(Moment, tokens, bits_per_byte, effective_attention, effective_feed_forward)
-NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(CellResult, policy, seed, domain_bits, attention, feed_forward, task_gradient, routing_gradient,
-                                   moments)
+NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(CellResult, policy, seed, domain_bits, attention, feed_forward, task_gradient,
+                                   routing_gradient, moments)
 
 struct Cell {
   Variant const* variant = nullptr;
@@ -67,7 +68,9 @@ struct Cell {
 };
 
 /// What a result must say to count: the sources (by a hash) and the settings that it was made with.
-inline std::string identity(RoutingOptions const& o) { return "sources " + std::string(MODULEFORMER_SOURCES) + "; " + o.settings(); }
+inline std::string identity(RoutingOptions const& o) {
+  return "sources " + std::string(MODULEFORMER_SOURCES) + "; " + o.settings();
+}
 
 /// A result's file, whole or not there.
 template <class Result>

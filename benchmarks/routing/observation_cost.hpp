@@ -24,7 +24,8 @@ inline ObservationCost measure_observation(RoutingOptions const& o, Index repeat
   variants.front().choose(routing);
   Model model = Model::random(1, o.config(), routing.settings, routing.policies);
   auto const trainer = [&](bool observe) {
-    return mf::Trainer{model, mf::AdamW{.learning_rate = 1e-6}, mf::Constant{}, {.threads = o.threads, .observe_load = observe}};
+    return mf::Trainer{
+        model, mf::AdamW{.learning_rate = 1e-6}, mf::Constant{}, {.threads = o.threads, .observe_load = observe}};
   };
   auto plain = trainer(false), with_load = trainer(true);
   mf::Session session{model, {.threads = o.threads}};

@@ -59,9 +59,11 @@ struct RoutingOptions {
   [[nodiscard]] std::string settings() const {
     std::string texts;
     for (Domain const& d : domains) texts += fmt::format(" {}={:016x}", d.name, d.fingerprint);
-    return fmt::format("tokens {} rows {} window {} hidden {} layers {} heads {} router {} experts {}/{} width {} k {} rate {} held-out {}{}",
-                       tokens, rows, window, hidden, layers, heads, router_hidden, attention_experts, ffn_experts, ffn_hidden, top_k,
-                       rate, held_out, texts);
+    return fmt::format(
+        "tokens {} rows {} window {} hidden {} layers {} heads {} router {} experts {}/{} width {} k {} rate {} "
+        "held-out {}{}",
+        tokens, rows, window, hidden, layers, heads, router_hidden, attention_experts, ffn_experts, ffn_hidden, top_k,
+        rate, held_out, texts);
   }
 };
 
@@ -78,9 +80,11 @@ inline std::vector<Domain> parse_domains(std::vector<std::string> const& data) {
   std::vector<Domain> domains;
   for (std::string const& item : data) {
     auto const equals = item.find('=');
-    mf::expects(equals != std::string::npos && equals > 0 && equals + 1 < item.size(), "--data: expected NAME=FILE, found '", item, "'");
+    mf::expects(equals != std::string::npos && equals > 0 && equals + 1 < item.size(),
+                "--data: expected NAME=FILE, found '", item, "'");
     Domain domain{item.substr(0, equals), item.substr(equals + 1)};
-    mf::expects(std::ranges::find(domains, domain.name, &Domain::name) == domains.end(), "--data: the name ", domain.name, " is given twice");
+    mf::expects(std::ranges::find(domains, domain.name, &Domain::name) == domains.end(), "--data: the name ",
+                domain.name, " is given twice");
     mf::expects(std::filesystem::is_regular_file(domain.file), "--data: ", domain.name, ": ", domain.file.string(),
                 ": expected a text file, found none");
     auto const text = mf::read_text_file(domain.file);
@@ -116,11 +120,14 @@ inline RoutingOptions parse_routing_options(int argc, char** argv) {
   size("--top-k", o.top_k, "experts chosen for a token");
   app.add_option("--rate", o.rate, "learning rate, after warm-up, down a cosine to 0.05 of it")->capture_default_str();
   app.add_option("--held-out", o.held_out, "fraction of each text, its end")->capture_default_str();
-  app.add_option("--save-every", o.save_every, "seconds of training between two saves of a cell's run")->capture_default_str();
+  app.add_option("--save-every", o.save_every, "seconds of training between two saves of a cell's run")
+      ->capture_default_str();
   app.add_option("--threads", o.threads, "0 for all")->capture_default_str();
   app.add_flag("--list", o.list, "list the policies and end");
   app.add_flag("--report", o.report_only, "only make the report of what is done");
-  app.add_flag("--speed", o.speed_only, "measure what the policies cost, on a quiet machine: routers, experts under even and skewed load, steps");
+  app.add_flag(
+      "--speed", o.speed_only,
+      "measure what the policies cost, on a quiet machine: routers, experts under even and skewed load, steps");
   try {
     app.parse(argc, argv);
   } catch (CLI::ParseError const& error) {
@@ -133,7 +140,8 @@ inline RoutingOptions parse_routing_options(int argc, char** argv) {
   auto const expect_once = [](auto values, char const* option) {
     std::ranges::sort(values);
     auto const twice = std::ranges::adjacent_find(values);
-    mf::expects(twice == values.end(), option, ": ", twice == values.end() ? values.front() : *twice, " is given twice");
+    mf::expects(twice == values.end(), option, ": ", twice == values.end() ? values.front() : *twice,
+                " is given twice");
   };
   expect_once(o.policies, "--policies");
   expect_once(o.seeds, "--seeds");

@@ -72,7 +72,8 @@ inline constexpr Column columns[] = {
     {"I(e;domain), attention", "nats", 3, [](CellResult const& r) { return r.attention.domain_information; }},
     {"I(e;domain), feed-forward", "nats", 3, [](CellResult const& r) { return r.feed_forward.domain_information; }},
     {"dropped gate, feed-forward", "probability", 3, [](CellResult const& r) { return r.feed_forward.dropped_gate; }},
-    {"routing gradient", "of the task's norm", 4, [](CellResult const& r) { return r.routing_gradient / r.task_gradient; }},
+    {"routing gradient", "of the task's norm", 4,
+     [](CellResult const& r) { return r.routing_gradient / r.task_gradient; }},
 };
 
 /// A column of the policy's cost.
@@ -86,7 +87,9 @@ inline constexpr SpeedColumn speed_columns[] = {
     {"routers, % of a step", 1, [](SpeedResult const& r) { return 100 * r.router_seconds() / r.step; }},
     {"experts, % of a step", 1, [](SpeedResult const& r) { return 100 * r.expert_seconds() / r.step; }},
     {"experts, skewed load / even", 2,
-     [](SpeedResult const& r) { return (r.skewed.attention + r.skewed.feed_forward) / (r.even.attention + r.even.feed_forward); }},
+     [](SpeedResult const& r) {
+       return (r.skewed.attention + r.skewed.feed_forward) / (r.even.attention + r.even.feed_forward);
+     }},
 };
 
 /// All finished cells, by policy.
@@ -95,7 +98,8 @@ inline std::vector<PolicyResults> collect(RoutingOptions const& o) {
   for (auto const& name : o.policies) {
     PolicyResults policy{&find_variant(name)};
     for (auto const seed : o.seeds)
-      if (auto result = read_result<CellResult>(o, Cell{policy.variant, seed}.file(o))) policy.seeds.push_back(std::move(*result));
+      if (auto result = read_result<CellResult>(o, Cell{policy.variant, seed}.file(o)))
+        policy.seeds.push_back(std::move(*result));
     policy.speed = read_result<SpeedResult>(o, speed_file(o, *policy.variant));
     if (!policy.seeds.empty()) all.push_back(std::move(policy));
   }
@@ -103,7 +107,8 @@ inline std::vector<PolicyResults> collect(RoutingOptions const& o) {
 }
 
 inline std::string with_deviation(Mean mean, int digits, std::size_t seeds) {
-  return seeds > 1 ? fmt::format("{:.{}f} ±{:.{}f}", mean.value, digits, mean.deviation, digits) : fmt::format("{:.{}f}", mean.value, digits);
+  return seeds > 1 ? fmt::format("{:.{}f} ±{:.{}f}", mean.value, digits, mean.deviation, digits)
+                   : fmt::format("{:.{}f}", mean.value, digits);
 }
 
 /// Rows of cells, the header first.
@@ -115,7 +120,8 @@ inline std::vector<std::vector<std::string>> table_cells(std::vector<PolicyResul
   }
   for (SpeedColumn const& c : speed_columns) rows[0].emplace_back(c.name);
   for (PolicyResults const& p : all) {
-    auto& row = rows.emplace_back(std::vector<std::string>{std::string(p.variant->name), std::string(p.variant->what), std::to_string(p.seeds.size())});
+    auto& row = rows.emplace_back(std::vector<std::string>{std::string(p.variant->name), std::string(p.variant->what),
+                                                           std::to_string(p.seeds.size())});
     for (Column const& c : columns) {
       row.push_back(with_deviation(p.mean(c.get), c.digits, p.seeds.size()));
       if (&c == columns) {
@@ -123,7 +129,8 @@ inline std::vector<std::vector<std::string>> table_cells(std::vector<PolicyResul
         row.push_back(less.empty() ? "" : with_deviation(mean_of(less), c.digits, less.size()));
       }
     }
-    for (SpeedColumn const& c : speed_columns) row.push_back(p.speed ? fmt::format("{:.{}f}", c.get(*p.speed), c.digits) : "");
+    for (SpeedColumn const& c : speed_columns)
+      row.push_back(p.speed ? fmt::format("{:.{}f}", c.get(*p.speed), c.digits) : "");
   }
   return rows;
 }
@@ -159,7 +166,8 @@ inline std::string csv_table(std::vector<PolicyResults> const& all) {
 inline std::string plain_table(std::vector<std::vector<std::string>> const& rows) {
   auto const width = [&](std::size_t c) {
     std::size_t w = 0;
-    for (auto const& row : rows) w = std::max(w, row[c].size() - static_cast<std::size_t>(row[c].find("±") != std::string::npos));
+    for (auto const& row : rows)
+      w = std::max(w, row[c].size() - static_cast<std::size_t>(row[c].find("±") != std::string::npos));
     return w;
   };
   std::string text;
@@ -188,7 +196,8 @@ inline mf::DotPlot dots(std::vector<PolicyResults> const& all, Column const& col
 }
 
 /// A number of the moments over training, mean over the seeds; a line for each policy.
-inline mf::LinePlot curves(std::vector<PolicyResults> const& all, std::string title, std::string y_name, double Moment::*member) {
+inline mf::LinePlot curves(std::vector<PolicyResults> const& all, std::string title, std::string y_name,
+                           double Moment::*member) {
   mf::LinePlot plot{std::move(title), "million tokens", std::move(y_name), {}};
   for (PolicyResults const& p : all) {
     auto& line = plot.lines.emplace_back(mf::LinePlot::Line{std::string(p.variant->name), {}, {}});

@@ -25,7 +25,8 @@ inline KindResult result_of(mf::RoutingSummary const& summary, Kind kind) {
     mean.domain_information += summary.domain_information(r);
     mean.dropped_gate += router.dropped_gate();
   }
-  for (double* const x : {&mean.effective, &mean.busiest, &mean.mutual_information, &mean.domain_information, &mean.dropped_gate})
+  for (double* const x :
+       {&mean.effective, &mean.busiest, &mean.mutual_information, &mean.domain_information, &mean.dropped_gate})
     *x /= count;
   return mean;
 }

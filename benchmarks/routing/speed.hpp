@@ -24,21 +24,27 @@ inline char const* load_name(Load load) { return load == Load::even ? "even" : "
 /// Routes of a router for tokens with K experts (N, slots): its shared ones, then experts drawn without replacement, the r-th
 /// most used with a weight proportional to (3/4)^r if skewed; slots beyond K are empty.
 template <class Router>
-std::vector<mf::ExpertId> draw_routes(mf::Cpu<float>& backend, Index tokens, Router const& router, Index top_k, Load load) {
-  Index const shared = router.shared_experts(), experts = router.experts() - shared, drawn = top_k - shared, slots = router.slots(true);
+std::vector<mf::ExpertId> draw_routes(mf::Cpu<float>& backend, Index tokens, Router const& router, Index top_k,
+                                      Load load) {
+  Index const shared = router.shared_experts(), experts = router.experts() - shared, drawn = top_k - shared,
+              slots = router.slots(true);
   double const log_ratio = load == Load::even ? 0 : std::log(0.75);
   std::vector<float> score(static_cast<std::size_t>(tokens * experts));
   for (Index i = 0; i < tokens * experts; ++i) {
     double const rank = static_cast<double>((i % experts * 7 + 3) % experts);
-    double const unit = static_cast<double>(mf::to_unit(mf::random_words({11, 0, 0}, static_cast<std::uint64_t>(i))[0]));
+    double const unit =
+        static_cast<double>(mf::to_unit(mf::random_words({11, 0, 0}, static_cast<std::uint64_t>(i))[0]));
     score[static_cast<std::size_t>(i)] = static_cast<float>(rank * log_ratio - std::log(-std::log(unit)));
   }
-  std::vector<mf::ExpertId> chosen(static_cast<std::size_t>(tokens * drawn)), routes(static_cast<std::size_t>(tokens * slots), -1);
-  mf::top_k(backend, mf::Matrix<float const>{score.data(), {tokens, experts}}, mf::Matrix<mf::ExpertId>{chosen.data(), {tokens, drawn}});
+  std::vector<mf::ExpertId> chosen(static_cast<std::size_t>(tokens * drawn)),
+      routes(static_cast<std::size_t>(tokens * slots), -1);
+  mf::top_k(backend, mf::Matrix<float const>{score.data(), {tokens, experts}},
+            mf::Matrix<mf::ExpertId>{chosen.data(), {tokens, drawn}});
   for (Index t = 0; t < tokens; ++t) {
     auto const row = routes.begin() + t * slots;
     for (Index s = 0; s < shared; ++s) row[s] = static_cast<mf::ExpertId>(s);
-    for (Index s = 0; s < drawn; ++s) row[shared + s] = static_cast<mf::ExpertId>(shared + chosen[static_cast<std::size_t>(t * drawn + s)]);
+    for (Index s = 0; s < drawn; ++s)
+      row[shared + s] = static_cast<mf::ExpertId>(shared + chosen[static_cast<std::size_t>(t * drawn + s)]);
   }
   return routes;
 }
@@ -50,13 +56,18 @@ class LayerAlone {
   using Backend = mf::Cpu<float>;
 
   LayerAlone(Backend& backend, mf::Settings const& settings, Layer layer, Index tokens, Index hidden)
-      : layer_(layer), backend_(backend), settings_(settings), x_(random(tokens * hidden, 1)), x{x_.data(), {tokens, hidden}} {
+      : layer_(layer),
+        backend_(backend),
+        settings_(settings),
+        x_(random(tokens * hidden, 1)),
+        x{x_.data(), {tokens, hidden}} {
     mf::DeclareParameters declare(table_);
     layer_.visit_parameters(values_, declare);
     storage_ = mf::ParameterStorage<Backend>(table_);
     for (std::size_t i = 0; i < table_.count(); ++i)
       mf::initialize(table_[i], i, 5, 0.02, storage_.writable(table_, i));
-    mf::BindValues<float, std::function<float const*(std::size_t)>> bind([this](std::size_t i) { return storage_.place(i); });
+    mf::BindValues<float, std::function<float const*(std::size_t)>> bind(
+        [this](std::size_t i) { return storage_.place(i); });
     layer_.visit_parameters(values_, bind);
     gradient_.resize(static_cast<std::size_t>(table_.training_size()));
     mf::BindGradients<float> bind_gradients(table_, gradient_.data());
@@ -66,7 +77,8 @@ class LayerAlone {
 
   static std::vector<float> random(Index count, std::uint64_t seed) {
     std::vector<float> values;
-    for (Index i = 0; i < count; ++i) values.push_back(mf::to_unit(mf::random_words({seed, 0, 0}, static_cast<std::uint64_t>(i))[0]) * 2 - 1);
+    for (Index i = 0; i < count; ++i)
+      values.push_back(mf::to_unit(mf::random_words({seed, 0, 0}, static_cast<std::uint64_t>(i))[0]) * 2 - 1);
     return values;
   }
 
@@ -152,18 +164,23 @@ inline BlockSeconds block_seconds(RoutingOptions const& o, Routing const& routin
            pass.template allocate<float>(n * slots, d));
     }) - route(given);
   };
-  measure(mf::RandomSite::attention_router,
-          mf::Attention<Policies, Backend>({d, o.router_hidden, o.attention_experts}, o.top_k, o.heads, d, routing.policies), result.attention,
-          [&](auto const& l, auto& pass, auto const& p, auto const& g, auto x, auto given, auto y, auto dx, auto dx_slots) {
-            auto const context = l.forward(pass, p, x, sequences, {}, given, y);
-            l.backward(pass, p, g, context, x, sequences, dout, dx, dx_slots);
-          });
-  measure(mf::RandomSite::feed_forward_router,
-          mf::FeedForward<Policies, Backend>({d, o.router_hidden, o.ffn_experts}, o.top_k, o.ffn_hidden, routing.policies), result.feed_forward,
-          [&](auto const& l, auto& pass, auto const& p, auto const& g, auto x, auto given, auto y, auto dx, auto dx_slots) {
-            auto const context = l.forward(pass, p, x, given, y);
-            l.backward(pass, p, g, context, x, dout, dx, dx_slots);
-          });
+  measure(
+      mf::RandomSite::attention_router,
+      mf::Attention<Policies, Backend>({d, o.router_hidden, o.attention_experts}, o.top_k, o.heads, d,
+                                       routing.policies),
+      result.attention,
+      [&](auto const& l, auto& pass, auto const& p, auto const& g, auto x, auto given, auto y, auto dx, auto dx_slots) {
+        auto const context = l.forward(pass, p, x, sequences, {}, given, y);
+        l.backward(pass, p, g, context, x, sequences, dout, dx, dx_slots);
+      });
+  measure(
+      mf::RandomSite::feed_forward_router,
+      mf::FeedForward<Policies, Backend>({d, o.router_hidden, o.ffn_experts}, o.top_k, o.ffn_hidden, routing.policies),
+      result.feed_forward,
+      [&](auto const& l, auto& pass, auto const& p, auto const& g, auto x, auto given, auto y, auto dx, auto dx_slots) {
+        auto const context = l.forward(pass, p, x, given, y);
+        l.backward(pass, p, g, context, x, dout, dx, dx_slots);
+      });
   return result;
 }
 
@@ -187,8 +204,12 @@ inline double step_seconds(RoutingOptions const& o, Routing const& routing, Inde
 inline SpeedResult measure_speed(RoutingOptions const& o, Variant const& variant) {
   Routing routing;
   variant.choose(routing);
-  return {std::string(variant.name),        block_seconds(o, routing, Load::even, 9),   block_seconds(o, routing, Load::skewed, 9),
-          step_seconds(o, routing, 9), static_cast<double>(o.layers), static_cast<double>(o.tokens_per_step())};
+  return {std::string(variant.name),
+          block_seconds(o, routing, Load::even, 9),
+          block_seconds(o, routing, Load::skewed, 9),
+          step_seconds(o, routing, 9),
+          static_cast<double>(o.layers),
+          static_cast<double>(o.tokens_per_step())};
 }
 
 inline std::filesystem::path speed_file(RoutingOptions const& o, Variant const& variant) {

@@ -15,12 +15,16 @@ class MixedTexts {
  public:
   MixedTexts(RoutingOptions const& o, std::uint64_t seed) {
     for (std::size_t d = 0; d < o.domains.size(); ++d)
-      texts_.emplace_back(o.domains[d].file,
-                          mf::BatchOptions{.rows = o.rows, .tokens = o.window, .steps = o.steps(), .seed = seed + 1000 * d, .held_out = o.held_out});
+      texts_.emplace_back(
+          o.domains[d].file,
+          mf::BatchOptions{
+              .rows = o.rows, .tokens = o.window, .steps = o.steps(), .seed = seed + 1000 * d, .held_out = o.held_out});
   }
 
   [[nodiscard]] std::size_t domains() const { return texts_.size(); }
-  [[nodiscard]] mf::HeldOutBatches<unsigned char> held_out(std::size_t domain) const { return texts_[domain].held_out(); }
+  [[nodiscard]] mf::HeldOutBatches<unsigned char> held_out(std::size_t domain) const {
+    return texts_[domain].held_out();
+  }
 
   /// The rows of one step, domain after domain.
   void read(Index step, mf::Batch& batch) const {

@@ -33,7 +33,9 @@ struct CellState {
 
 class CellRun {
  public:
-  CellRun(RoutingOptions const& o, Cell const& cell) : o_(o), cell_(cell), texts_(o, cell.seed) { cell.variant->choose(routing_); }
+  CellRun(RoutingOptions const& o, Cell const& cell) : o_(o), cell_(cell), texts_(o, cell.seed) {
+    cell.variant->choose(routing_);
+  }
 
   CellResult run() {
     Model model = start();
@@ -86,7 +88,8 @@ class CellRun {
     double bits = 0;
     for (std::size_t d = 0; d < texts_.domains(); ++d) bits += score(model, session, d, use, 4);
     auto const effective = [&](Kind kind) { return result_of(use, kind).effective; };
-    return {tokens, bits / static_cast<double>(texts_.domains()), effective(Kind::attention), effective(Kind::feed_forward)};
+    return {tokens, bits / static_cast<double>(texts_.domains()), effective(Kind::attention),
+            effective(Kind::feed_forward)};
   }
 
   [[nodiscard]] std::vector<std::string> domain_names() const {
@@ -96,7 +99,8 @@ class CellRun {
   }
 
   /// Bits per byte of a domain's held-out text, or of its first batches; adds what routers did.
-  double score(Model const& model, mf::Session<mf::DefaultBackend>& session, std::size_t domain, mf::RoutingSummary& use, Index batches) const {
+  double score(Model const& model, mf::Session<mf::DefaultBackend>& session, std::size_t domain,
+               mf::RoutingSummary& use, Index batches) const {
     auto const held_out = texts_.held_out(domain);
     mf::Batch batch;
     double nats = 0;

@@ -31,8 +31,10 @@ struct Eval {
     auto* const held_out = command.get_option("--held-out");
     held_out->description(held_out->get_description() +
                           "; if below 1, a unigram and a\ntrigram model of the rest are scored too");
-    command.add_option("--replay", replay, "run the model on the experts of this record instead of its routers' choice; of\n"
-                                           "the same text, cut alike")
+    command
+        .add_option("--replay", replay,
+                    "run the model on the experts of this record instead of its routers' choice; of\n"
+                    "the same text, cut alike")
         ->type_name("FILE.safetensors");
     command.add_option("--svg", svg, "draw the routers' use into this file")->type_name("FILE");
     add_device_options(command, device);
@@ -56,7 +58,8 @@ struct Eval {
     print_score(evaluation, is_text);
     if (text.held_out < 1) print_baselines(fit_baselines(read, loaded->config().vocab_size), is_text);
     print_routers(evaluation);
-    if (!svg.empty()) draw_routers(evaluation, fmt::format("{}: how each router spread {} tokens", model, evaluation.tokens), svg);
+    if (!svg.empty())
+      draw_routers(evaluation, fmt::format("{}: how each router spread {} tokens", model, evaluation.tokens), svg);
     return success;
   }
 };

@@ -32,10 +32,11 @@ void print_baselines(Baselines const& baselines, bool is_text) {
 }
 
 void print_routers(mf::Evaluation const& evaluation) {
-  fmt::print("\n{:<15}{:>8}{:>8}{:>11}   share of the chosen slots per expert, %\n", "router", "H(e)", "H(e|x)", "effective");
+  fmt::print("\n{:<15}{:>8}{:>8}{:>11}   share of the chosen slots per expert, %\n", "router", "H(e)", "H(e|x)",
+             "effective");
   for (mf::RouterSummary const& use : evaluation.routers) {
-    fmt::print("{:<15}{:>8.3f}{:>8.3f}{:>5.1f} of {:<2}  ", mf::short_router_name(use.name), use.marginal_entropy(), use.conditional_entropy(),
-               use.effective_experts(), use.routed_experts());
+    fmt::print("{:<15}{:>8.3f}{:>8.3f}{:>5.1f} of {:<2}  ", mf::short_router_name(use.name), use.marginal_entropy(),
+               use.conditional_entropy(), use.effective_experts(), use.routed_experts());
     for (double const share : use.load_share()) fmt::print(" {:.0f}", 100 * share);
     fmt::print("\n");
   }
@@ -56,8 +57,9 @@ void print_agreement(std::vector<mf::RouteAgreement> const& routers) {
     mean.add(router, 1 / count);
   }
   line("mean", mean);
-  fmt::print("Tokens with the same experts; slots whose expert both chose; tokens with the same first expert; mean absolute\n"
-             "difference of the gates of experts that either chose, one not chosen counting as 0.\n");
+  fmt::print(
+      "Tokens with the same experts; slots whose expert both chose; tokens with the same first expert; mean absolute\n"
+      "difference of the gates of experts that either chose, one not chosen counting as 0.\n");
 }
 
 void draw_routers(mf::Evaluation const& evaluation, std::string const& title, std::string const& file) {
@@ -65,10 +67,12 @@ void draw_routers(mf::Evaluation const& evaluation, std::string const& title, st
   std::size_t const rows = evaluation.routers.size();
   double const height = top + row * static_cast<double>(rows) + 30;
   std::string svg = fmt::format(
-      "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{0}\" height=\"{1}\" viewBox=\"0 0 {0} {1}\" font-family=\"sans-serif\" "
+      "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{0}\" height=\"{1}\" viewBox=\"0 0 {0} {1}\" "
+      "font-family=\"sans-serif\" "
       "font-size=\"12\" fill=\"#222\">\n<rect width=\"100%\" height=\"100%\" fill=\"#fff\"/>\n"
       "<text x=\"16\" y=\"24\" font-size=\"15\">{2}</text>\n"
-      "<text x=\"16\" y=\"42\" fill=\"#666\">One bar per expert: its share of the chosen slots. The line is an even share.</text>\n",
+      "<text x=\"16\" y=\"42\" fill=\"#666\">One bar per expert: its share of the chosen slots. The line is an even "
+      "share.</text>\n",
       left + width + 20, height, mf::escape_markup(title));
   for (std::size_t i = 0; i < rows; ++i) {
     mf::RouterSummary const& use = evaluation.routers[i];
@@ -76,18 +80,24 @@ void draw_routers(mf::Evaluation const& evaluation, std::string const& title, st
     auto const experts = static_cast<double>(load.size());
     double const largest = std::max(*std::ranges::max_element(load), 1 / experts);
     double const floor = top + row * static_cast<double>(i) + bar + 8, step = width / experts;
-    svg += fmt::format("<text x=\"16\" y=\"{:.1f}\">{}</text>\n<text x=\"16\" y=\"{:.1f}\" fill=\"#666\">{:.1f} of {} effective</text>\n",
-                       floor - 24, mf::short_router_name(use.name), floor - 8, use.effective_experts(), use.routed_experts());
+    svg += fmt::format(
+        "<text x=\"16\" y=\"{:.1f}\">{}</text>\n<text x=\"16\" y=\"{:.1f}\" fill=\"#666\">{:.1f} of {} "
+        "effective</text>\n",
+        floor - 24, mf::short_router_name(use.name), floor - 8, use.effective_experts(), use.routed_experts());
     for (std::size_t e = 0; e < load.size(); ++e) {
       double const tall = bar * load[e] / largest;
-      svg += fmt::format("<rect x=\"{:.2f}\" y=\"{:.2f}\" width=\"{:.2f}\" height=\"{:.2f}\" fill=\"{}\"><title>expert {}: {:.2f} %</title></rect>\n",
-                         left + step * static_cast<double>(e) + step * 0.08, floor - tall, step * 0.84, tall,
-                         i % 2 == 0 ? "#3b6fb6" : "#d9822b", e, 100 * load[e]);
+      svg += fmt::format(
+          "<rect x=\"{:.2f}\" y=\"{:.2f}\" width=\"{:.2f}\" height=\"{:.2f}\" fill=\"{}\"><title>expert {}: {:.2f} "
+          "%</title></rect>\n",
+          left + step * static_cast<double>(e) + step * 0.08, floor - tall, step * 0.84, tall,
+          i % 2 == 0 ? "#3b6fb6" : "#d9822b", e, 100 * load[e]);
     }
     double const even = floor - bar / experts / largest;
-    svg += fmt::format("<line x1=\"{0}\" x2=\"{1}\" y1=\"{2:.2f}\" y2=\"{2:.2f}\" stroke=\"#888\" stroke-dasharray=\"4 3\"/>\n", left,
-                       left + width, even);
-    svg += fmt::format("<line x1=\"{0}\" x2=\"{1}\" y1=\"{2:.2f}\" y2=\"{2:.2f}\" stroke=\"#222\"/>\n", left, left + width, floor);
+    svg += fmt::format(
+        "<line x1=\"{0}\" x2=\"{1}\" y1=\"{2:.2f}\" y2=\"{2:.2f}\" stroke=\"#888\" stroke-dasharray=\"4 3\"/>\n", left,
+        left + width, even);
+    svg += fmt::format("<line x1=\"{0}\" x2=\"{1}\" y1=\"{2:.2f}\" y2=\"{2:.2f}\" stroke=\"#222\"/>\n", left,
+                       left + width, floor);
   }
   svg += "</svg>\n";
   std::ofstream stream(file, std::ios::binary);

@@ -39,7 +39,8 @@ struct Routing {
 
   explicit Routing(CLI::App& command) {
     command.add_option("--model", model, "folder of the model")->required()->type_name("DIR");
-    command.add_option("--data", data, "a domain of data and its text, or its ids as IDS.safetensors; may be given again")
+    command
+        .add_option("--data", data, "a domain of data and its text, or its ids as IDS.safetensors; may be given again")
         ->required()
         ->type_name("NAME=FILE");
     command.add_option("--report", report, "write a page with tables and heat maps")->type_name("OUT.html");
@@ -57,7 +58,9 @@ struct Routing {
     for (std::string const& out : {report, json, csv}) {
       if (out.empty()) continue;
       check_output(out, model, inputs);
-      auto const same = [&](std::string const& named) { return fs::weakly_canonical(fs::absolute(named)) == fs::weakly_canonical(fs::absolute(out)); };
+      auto const same = [&](std::string const& named) {
+        return fs::weakly_canonical(fs::absolute(named)) == fs::weakly_canonical(fs::absolute(out));
+      };
       if (std::ranges::any_of(outputs, same)) throw UsageError(fmt::format("{} is named as an output twice", out));
       outputs.push_back(out);
     }
@@ -69,13 +72,15 @@ struct Routing {
     for (Domain const& d : domains) names.push_back(d.name);
     mf::RoutingSummary summary(names);
     for (std::size_t d = 0; d < domains.size(); ++d)
-      in_domain(domains[d], [&] { summary.add(d, loaded->evaluate(read(domains[d], *loaded), device.threads).routers); });
+      in_domain(domains[d],
+                [&] { summary.add(d, loaded->evaluate(read(domains[d], *loaded), device.threads).routers); });
 
     mf::RoutingReport about{.title = fmt::format("Routing of {}", model), .compared_with = compare};
     if (other) about.agreement = agreement(domains, *loaded, *other);
     if (mf::has_state<mf::RoutingHistory>(model)) mf::load_state(model, *loaded, about.history);
     // Everything is made before anything is written.
-    std::string const page = mf::routing_html(summary, about), numbers = mf::routing_json(summary, about).dump(1) + "\n";
+    std::string const page = mf::routing_html(summary, about),
+                      numbers = mf::routing_json(summary, about).dump(1) + "\n";
     print(summary);
     if (other) print_agreement(about.mean_agreement());
     if (!report.empty()) write(report, page);
@@ -121,39 +126,47 @@ struct Routing {
     if (compare.empty()) return nullptr;
     auto other = find_device(device).load(compare, false);
     mf::Config const &mine = loaded.config(), &theirs = other->config();
-    mf::expects(mine.vocab_size == theirs.vocab_size && mine.layers == theirs.layers, compare, ": expected a model of ", mine.layers,
-                " layers and a vocabulary of ", mine.vocab_size, " as ", model, ", found ", theirs.layers, " and ", theirs.vocab_size);
+    mf::expects(mine.vocab_size == theirs.vocab_size && mine.layers == theirs.layers, compare, ": expected a model of ",
+                mine.layers, " layers and a vocabulary of ", mine.vocab_size, " as ", model, ", found ", theirs.layers,
+                " and ", theirs.vocab_size);
     for (mf::Index i = 0; i < mine.layers; ++i)
-      mf::expects(mine.attention.experts[i] == theirs.attention.experts[i] && mine.feed_forward.experts[i] == theirs.feed_forward.experts[i] &&
-                      mine.attention.top_k == theirs.attention.top_k && mine.feed_forward.top_k == theirs.feed_forward.top_k,
+      mf::expects(mine.attention.experts[i] == theirs.attention.experts[i] &&
+                      mine.feed_forward.experts[i] == theirs.feed_forward.experts[i] &&
+                      mine.attention.top_k == theirs.attention.top_k &&
+                      mine.feed_forward.top_k == theirs.feed_forward.top_k,
                   compare, ": layer ", i, ": its routers have other sizes than those of ", model);
     return other;
   }
 
   /// Of each domain and router.
-  [[nodiscard]] std::vector<std::vector<mf::RouteAgreement>> agreement(std::vector<Domain> const& domains, LanguageModel const& loaded,
+  [[nodiscard]] std::vector<std::vector<mf::RouteAgreement>> agreement(std::vector<Domain> const& domains,
+                                                                       LanguageModel const& loaded,
                                                                        LanguageModel const& other) const {
     std::vector<std::vector<mf::RouteAgreement>> found;
     for (Domain const& domain : domains)
       in_domain(domain, [&] {
         Data const batches = read(domain, loaded);
-        found.push_back(mf::compare_routes(loaded.record_routes(batches, device.threads), other.record_routes(batches, device.threads)));
+        found.push_back(mf::compare_routes(loaded.record_routes(batches, device.threads),
+                                           other.record_routes(batches, device.threads)));
       });
     return found;
   }
 
   static void print(mf::RoutingSummary const& summary) {
-    fmt::print("{:<18}{:>10}{:>11}{:>9}{:>6}{:>9}{:>13}{:>14}\n", "router", "tokens", "effective", "busiest", "dead", "I(e;x)", "I(e;domain)",
-               "dropped gate");
+    fmt::print("{:<18}{:>10}{:>11}{:>9}{:>6}{:>9}{:>13}{:>14}\n", "router", "tokens", "effective", "busiest", "dead",
+               "I(e;x)", "I(e;domain)", "dropped gate");
     auto const routers = summary.routers();
     for (std::size_t r = 0; r < routers.size(); ++r) {
       auto const& router = routers[r];
-      fmt::print("{:<18}{:>10.0f}{:>5.1f} of {:<2}{:>9.2f}{:>6}{:>9.3f}{:>13.3f}{:>14.3f}\n", mf::short_router_name(router.name), router.tokens,
-                 router.effective_experts(), router.routed_experts(), router.busiest(), router.dead_experts(), router.mutual_information(),
-                 summary.domain_information(r), router.dropped_gate());
+      fmt::print("{:<18}{:>10.0f}{:>5.1f} of {:<2}{:>9.2f}{:>6}{:>9.3f}{:>13.3f}{:>14.3f}\n",
+                 mf::short_router_name(router.name), router.tokens, router.effective_experts(), router.routed_experts(),
+                 router.busiest(), router.dead_experts(), router.mutual_information(), summary.domain_information(r),
+                 router.dropped_gate());
     }
-    fmt::print("Effective: as many experts, used alike, would be as spread. Busiest: over the mean load. I: what tokens, or domains, say of\n"
-               "a slot's expert, in nats.\n");
+    fmt::print(
+        "Effective: as many experts, used alike, would be as spread. Busiest: over the mean load. I: what tokens, or "
+        "domains, say of\n"
+        "a slot's expert, in nats.\n");
   }
 
   static void write(std::string const& file, std::string const& content) {

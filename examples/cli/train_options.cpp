@@ -41,16 +41,22 @@ std::map<std::string_view, Help> const& helps() {
       {"activation", {policies, "activation of feed-forward experts"}},
       {"router", {policies, "router"}},
       {"selection", {policies, "how experts are chosen from a router's logits"}},
-      {"selection-numbers", {policies, "numbers of that selection, as KEY=VALUE,...: scale of gumbel_top_k, rate of biased_top_k,\n"
-                                       "capacity and most_experts of expert_choice, smallest, largest and evaluation_size of document_pool"}},
+      {"selection-numbers",
+       {policies,
+        "numbers of that selection, as KEY=VALUE,...: scale of gumbel_top_k, rate of biased_top_k,\n"
+        "capacity and most_experts of expert_choice, smallest, largest and evaluation_size of document_pool"}},
       {"gating", {policies, "how the logits of the chosen become gates"}},
       {"shared-experts", {policies, "whether some experts of a layer serve every token, beside those that are routed"}},
-      {"shared-numbers", {policies, "how many of them, as attention=0,feed_forward=2; 1 of a kind not named; they count in experts\n"
-                                    "and top-k"}},
+      {"shared-numbers",
+       {policies,
+        "how many of them, as attention=0,feed_forward=2; 1 of a kind not named; they count in experts\n"
+        "and top-k"}},
       {"norm", {policies, "norm"}},
       {"routing-loss", {policies, "auxiliary loss of each router"}},
-      {"loss-numbers", {policies, "numbers of that loss, as KEY=VALUE,...: the weights of weighted_sum (mi=1,router_z=0.1), or\n"
-                                  "z_weight of switch"}},
+      {"loss-numbers",
+       {policies,
+        "numbers of that loss, as KEY=VALUE,...: the weights of weighted_sum (mi=1,router_z=0.1), or\n"
+        "z_weight of switch"}},
       {"statistics", {policies, "over what that loss runs, where a step has several micro-batches"}},
       {"aux-loss-weight", {settings, "weight of the routing losses in the total"}},
       {"embedding-dropout", {settings, "dropout after the embedding"}},
@@ -75,7 +81,8 @@ std::map<std::string_view, Help> const& helps() {
       {"beta2", {optimizer, "AdamW's decay of the second moment"}},
       {"epsilon", {optimizer, "AdamW's epsilon"}},
       {"clip", {optimizer, "largest norm of a gradient, 0 for no clipping"}},
-      {"observe-load", {optimizer, "keep the routers' load of each so many steps beside the model, for `routing`; 0: of none"}},
+      {"observe-load",
+       {optimizer, "keep the routers' load of each so many steps beside the model, for `routing`; 0: of none"}},
       {"recompute", {optimizer, "compute blocks again in backward instead of keeping them"}},
       {"seed", {optimizer, "of initial weights, windows, dropout"}},
   };
@@ -104,7 +111,8 @@ void set_numbers(std::string_view option, std::string const& list, Policy& polic
     mf::visit_policy_numbers(policy, [&]<class Number>(std::string_view name, Number& number) {
       if (name == key && !mf::set_policy_number(number, value))
         throw UsageError(fmt::format("--{}: {}: expected {}, found '{}'", option, key,
-                                     std::is_integral_v<Number> ? "an integer" : "a finite number", item.substr(equals + 1)));
+                                     std::is_integral_v<Number> ? "an integer" : "a finite number",
+                                     item.substr(equals + 1)));
       known = known || name == key;
     });
     if (!known) throw UsageError(fmt::format("--{}: {} has no number '{}'", option, mf::policy_name(policy), key));
@@ -147,7 +155,8 @@ std::vector<std::string> choices(std::string_view option) {
 
 TrainOptions::TrainOptions() {
   mf::dynamic_policies const published;
-  with_policies(published, *this, [](std::string_view, auto const& policy, std::string& name) { name = mf::policy_name(policy); });
+  with_policies(published, *this,
+                [](std::string_view, auto const& policy, std::string& name) { name = mf::policy_name(policy); });
   schedule = mf::policy_name(mf::AnySchedule{});
 }
 
@@ -194,7 +203,8 @@ mf::Settings TrainOptions::settings() const {
 mf::dynamic_policies TrainOptions::policies() const {
   mf::dynamic_policies chosen;
   with_policies(chosen, *this, [](std::string_view option, auto& policy, std::string const& name) {
-    mf::expects(mf::choose_policy(policy, name), "--", option, ": expected one of ", mf::policy_choices(policy), ", found ", name);
+    mf::expects(mf::choose_policy(policy, name), "--", option, ": expected one of ", mf::policy_choices(policy),
+                ", found ", name);
   });
   set_numbers("loss-numbers", loss_numbers, chosen.routing_loss);
   set_numbers("selection-numbers", selection_numbers, chosen.selection);
@@ -206,12 +216,18 @@ mf::dynamic_policies TrainOptions::policies() const {
 }
 
 mf::AdamW TrainOptions::optimizer() const {
-  return {.learning_rate = rate, .beta1 = beta1, .beta2 = beta2, .epsilon = epsilon, .weight_decay = weight_decay, .clip_norm = clip};
+  return {.learning_rate = rate,
+          .beta1 = beta1,
+          .beta2 = beta2,
+          .epsilon = epsilon,
+          .weight_decay = weight_decay,
+          .clip_norm = clip};
 }
 
 mf::AnySchedule TrainOptions::rates() const {
   mf::AnySchedule chosen;
-  mf::expects(mf::choose_policy(chosen, schedule), "--schedule: expected one of ", mf::policy_choices(chosen), ", found ", schedule);
+  mf::expects(mf::choose_policy(chosen, schedule), "--schedule: expected one of ", mf::policy_choices(chosen),
+              ", found ", schedule);
   mf::visit_policy_numbers(chosen, [this]<class T>(std::string_view key, T& number) {
     if constexpr (std::same_as<T, double>) number = floor;
     else if (key == "total") number = steps;

@@ -50,8 +50,8 @@ class RoutingHistory {
   static void check(Moment const* before, Index step, Load const& load) {
     if (before == nullptr) return;
     expects(step > before->step, "routing history: expected a step after ", before->step, ", found ", step);
-    expects(load.size() == before->load.size(), "routing history: step ", step, ": expected ", before->load.size(), " routers, found ",
-            load.size());
+    expects(load.size() == before->load.size(), "routing history: step ", step, ": expected ", before->load.size(),
+            " routers, found ", load.size());
     for (std::size_t r = 0; r < load.size(); ++r)
       expects(load[r].size() == before->load[r].size(), "routing history: step ", step, ": router ", r, ": expected ",
               before->load[r].size(), " experts, found ", load[r].size());

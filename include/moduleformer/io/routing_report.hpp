@@ -43,7 +43,8 @@ inline std::string short_router_name(std::string_view name) {
   constexpr std::string_view prefix = "transformer.h.";
   if (!name.starts_with(prefix)) return std::string(name);
   auto const rest = name.substr(prefix.size());
-  return std::string(rest.substr(0, rest.find('.'))) + (rest.find(".attn.") != std::string_view::npos ? " attention" : " feed-forward");
+  return std::string(rest.substr(0, rest.find('.'))) +
+         (rest.find(".attn.") != std::string_view::npos ? " attention" : " feed-forward");
 }
 
 namespace detail {
@@ -133,13 +134,15 @@ inline std::vector<double> percent(RouterSummary const& r) {
   return shares;
 }
 
-inline std::string router_table(RoutingSummary const& summary, std::vector<RouterSummary> const& routers, bool with_domains) {
+inline std::string router_table(RoutingSummary const& summary, std::vector<RouterSummary> const& routers,
+                                bool with_domains) {
   std::string html = "<table><tr><th>router</th><th>experts</th>";
   for (RoutingColumn const& c : routing_columns) html += "<th>" + escape_markup(c.name) + "</th>";
   if (with_domains) html += "<th>I(e;domain), nats</th>";
   html += "</tr>\n";
   for (std::size_t i = 0; i < routers.size(); ++i) {
-    html += "<tr><td>" + escape_markup(short_router_name(routers[i].name)) + "</td><td>" + std::to_string(routers[i].experts()) + "</td>";
+    html += "<tr><td>" + escape_markup(short_router_name(routers[i].name)) + "</td><td>" +
+            std::to_string(routers[i].experts()) + "</td>";
     for (RoutingColumn const& c : routing_columns) html += "<td>" + fixed_text(c.get(routers[i]), c.digits) + "</td>";
     if (with_domains) html += "<td>" + fixed_text(summary.domain_information(i), 3) + "</td>";
     html += "</tr>\n";
@@ -149,7 +152,12 @@ inline std::string router_table(RoutingSummary const& summary, std::vector<Route
 
 /// Load of all routers of a kind: 0 for attention, 1 for feed-forward.
 inline std::string load_map(std::vector<RouterSummary> const& routers, std::size_t kind) {
-  HeatMap map{kind == 0 ? "Load of attention experts, by layer" : "Load of feed-forward experts, by layer", "% of a router's slots", {}, {}, {}, 1};
+  HeatMap map{kind == 0 ? "Load of attention experts, by layer" : "Load of feed-forward experts, by layer",
+              "% of a router's slots",
+              {},
+              {},
+              {},
+              1};
   std::size_t most = 0;
   for (std::size_t r = kind; r < routers.size(); r += 2) {
     map.rows.push_back("layer " + std::to_string(r / 2));
@@ -163,7 +171,8 @@ inline std::string load_map(std::vector<RouterSummary> const& routers, std::size
 }  // namespace detail
 
 inline nlohmann::ordered_json routing_json(RoutingSummary const& summary, RoutingReport const& report = {}) {
-  nlohmann::ordered_json json{{"title", report.title}, {"domains", nlohmann::ordered_json::object()}, {"all", nlohmann::ordered_json::array()}};
+  nlohmann::ordered_json json{
+      {"title", report.title}, {"domains", nlohmann::ordered_json::object()}, {"all", nlohmann::ordered_json::array()}};
   for (std::size_t d = 0; d < summary.domains().size(); ++d) {
     auto& routers = json["domains"][summary.domains()[d]] = nlohmann::ordered_json::array();
     for (RouterSummary const& r : summary.routers(d)) routers.push_back(detail::router_json(r));
@@ -180,7 +189,8 @@ inline nlohmann::ordered_json routing_json(RoutingSummary const& summary, Routin
       agreement["domains"][summary.domains()[d]] = detail::agreement_json(report.agreement[d]);
     agreement["all"] = detail::agreement_json(report.mean_agreement());
   }
-  for (RoutingHistory::Moment const& moment : report.history.moments()) json["history"].push_back({{"step", moment.step}, {"load", moment.load}});
+  for (RoutingHistory::Moment const& moment : report.history.moments())
+    json["history"].push_back({{"step", moment.step}, {"load", moment.load}});
   return json;
 }
 
@@ -193,7 +203,8 @@ inline std::string routing_csv(RoutingSummary const& summary, RoutingReport cons
   if (compared)
     for (detail::AgreementColumn const& c : detail::agreement_columns) csv += std::string(",") + c.key;
   csv += ",load\n";
-  auto const add = [&](std::string_view domain, std::vector<RouterSummary> const& routers, std::vector<RouteAgreement> const& agreement) {
+  auto const add = [&](std::string_view domain, std::vector<RouterSummary> const& routers,
+                       std::vector<RouteAgreement> const& agreement) {
     for (std::size_t i = 0; i < routers.size(); ++i) {
       RouterSummary const& r = routers[i];
       csv += detail::quoted_field(domain) + "," + r.name + "," + std::to_string(r.experts());
@@ -216,32 +227,47 @@ inline std::string routing_csv(RoutingSummary const& summary, RoutingReport cons
 inline std::string routing_html(RoutingSummary const& summary, RoutingReport const& report = {}) {
   auto const all = summary.routers();
   bool const several = summary.domains().size() > 1;
-  std::string html = "<!DOCTYPE html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"/><title>" + escape_markup(report.title) +
-                     "</title>\n<style>:root{color-scheme:light dark}body{font-family:sans-serif;margin:2em;max-width:80em}"
-                     "table{border-collapse:collapse;margin:1em 0}th,td{padding:.2em .7em;text-align:right;border-bottom:1px solid #8884}"
-                     "th{vertical-align:bottom}th:first-child,td:first-child{text-align:left}figure{display:inline-block;margin:1em 2em 1em 0}"
-                     "svg{max-width:100%;height:auto}</style></head>\n<body><h1>" + escape_markup(report.title) + "</h1>\n";
+  std::string html =
+      "<!DOCTYPE html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"/><title>" + escape_markup(report.title) +
+      "</title>\n<style>:root{color-scheme:light dark}body{font-family:sans-serif;margin:2em;max-width:80em}"
+      "table{border-collapse:collapse;margin:1em 0}th,td{padding:.2em .7em;text-align:right;border-bottom:1px solid "
+      "#8884}"
+      "th{vertical-align:bottom}th:first-child,td:first-child{text-align:left}figure{display:inline-block;margin:1em "
+      "2em 1em 0}"
+      "svg{max-width:100%;height:auto}</style></head>\n<body><h1>" +
+      escape_markup(report.title) + "</h1>\n";
   auto const figure = [&](std::string const& svg) { html += "<figure>" + svg + "</figure>\n"; };
-  html += "<p>e: the expert of a slot, x: a token. Effective experts: as many, used alike, would be as spread. Dropped gate: the probability "
-          "of experts that were not chosen.</p>\n<h2>Routers</h2>\n" + detail::router_table(summary, all, several);
+  html +=
+      "<p>e: the expert of a slot, x: a token. Effective experts: as many, used alike, would be as spread. Dropped "
+      "gate: the probability "
+      "of experts that were not chosen.</p>\n<h2>Routers</h2>\n" +
+      detail::router_table(summary, all, several);
   for (std::size_t const kind : {0u, 1u})
     if (all.size() > kind) figure(detail::load_map(all, kind));
 
   if (several) {
     html += "<h2>Domains</h2>\n";
     for (std::size_t r = 0; r < all.size(); ++r) {
-      HeatMap map{short_router_name(all[r].name), "% of the domain's slots", summary.domains(), detail::numbered(all[r].experts()), {}, 1};
+      HeatMap map{short_router_name(all[r].name),
+                  "% of the domain's slots",
+                  summary.domains(),
+                  detail::numbered(all[r].experts()),
+                  {},
+                  1};
       for (std::size_t d = 0; d < summary.domains().size(); ++d)
-        map.values.push_back(r < summary.routers(d).size() ? detail::percent(summary.routers(d)[r]) : std::vector<double>{});
+        map.values.push_back(r < summary.routers(d).size() ? detail::percent(summary.routers(d)[r])
+                                                           : std::vector<double>{});
       figure(to_svg(map));
     }
     for (std::size_t d = 0; d < summary.domains().size(); ++d)
-      html += "<h3>" + escape_markup(summary.domains()[d]) + "</h3>\n" + detail::router_table(summary, summary.routers(d), false);
+      html += "<h3>" + escape_markup(summary.domains()[d]) + "</h3>\n" +
+              detail::router_table(summary, summary.routers(d), false);
   }
 
   html += "<h2>Chosen together</h2>\n";
   for (RouterSummary const& r : all) {
-    HeatMap map{short_router_name(r.name), "% of tokens", detail::numbered(r.experts()), detail::numbered(r.experts()), {}, 1};
+    HeatMap map{
+        short_router_name(r.name), "% of tokens", detail::numbered(r.experts()), detail::numbered(r.experts()), {}, 1};
     for (std::size_t e = 0; e < r.experts(); ++e) {
       auto& row = map.values.emplace_back();
       for (std::size_t other = 0; other < r.experts(); ++other)
@@ -252,7 +278,8 @@ inline std::string routing_html(RoutingSummary const& summary, RoutingReport con
 
   if (!report.history.empty()) html += "<h2>Load over training</h2>\n";
   for (std::size_t r = 0; r < report.history.routers(); ++r) {
-    HeatMap map{r < all.size() ? short_router_name(all[r].name) : std::to_string(r), "% of a router's slots", {}, {}, {}, 1};
+    HeatMap map{
+        r < all.size() ? short_router_name(all[r].name) : std::to_string(r), "% of a router's slots", {}, {}, {}, 1};
     for (RoutingHistory::Moment const& moment : report.history.moments()) {
       map.rows.push_back("step " + std::to_string(moment.step));
       RouterSummary at;
@@ -264,7 +291,8 @@ inline std::string routing_html(RoutingSummary const& summary, RoutingReport con
   }
 
   if (!report.agreement.empty())
-    html += "<h2>Agreement with " + escape_markup(report.compared_with) + "</h2>\n" + detail::agreement_table(report.mean_agreement());
+    html += "<h2>Agreement with " + escape_markup(report.compared_with) + "</h2>\n" +
+            detail::agreement_table(report.mean_agreement());
   if (several)
     for (std::size_t d = 0; d < report.agreement.size(); ++d)
       html += "<h3>" + escape_markup(summary.domains()[d]) + "</h3>\n" + detail::agreement_table(report.agreement[d]);

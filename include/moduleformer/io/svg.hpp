@@ -72,27 +72,33 @@ namespace detail {
 class SvgText {
  public:
   SvgText(double width, double height, std::string_view title) {
-    text_ = "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"" + at(width) + "\" height=\"" + at(height) + "\" viewBox=\"0 0 " + at(width) +
-            " " + at(height) + "\" font-family=\"sans-serif\" font-size=\"12\" fill=\"currentColor\" role=\"img\">\n<title>" +
+    text_ = "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"" + at(width) + "\" height=\"" + at(height) +
+            "\" viewBox=\"0 0 " + at(width) + " " + at(height) +
+            "\" font-family=\"sans-serif\" font-size=\"12\" fill=\"currentColor\" role=\"img\">\n<title>" +
             escape_markup(title) + "</title>\n";
     write(0, 16, title, "font-size=\"14\" font-weight=\"bold\"");
   }
   /// `more`: further attributes.
   void write(double x, double y, std::string_view words, std::string_view more = "") {
-    text_ += "<text x=\"" + at(x) + "\" y=\"" + at(y) + "\" " + std::string(more) + ">" + escape_markup(words) + "</text>\n";
+    text_ +=
+        "<text x=\"" + at(x) + "\" y=\"" + at(y) + "\" " + std::string(more) + ">" + escape_markup(words) + "</text>\n";
   }
-  void rectangle(double x, double y, double width, double height, std::string_view fill, std::string_view tooltip = "") {
-    text_ += "<rect x=\"" + at(x) + "\" y=\"" + at(y) + "\" width=\"" + at(width) + "\" height=\"" + at(height) + "\" fill=\"" + std::string(fill) +
-             "\"" + (tooltip.empty() ? "/>\n" : "><title>" + escape_markup(tooltip) + "</title></rect>\n");
+  void rectangle(double x, double y, double width, double height, std::string_view fill,
+                 std::string_view tooltip = "") {
+    text_ += "<rect x=\"" + at(x) + "\" y=\"" + at(y) + "\" width=\"" + at(width) + "\" height=\"" + at(height) +
+             "\" fill=\"" + std::string(fill) + "\"" +
+             (tooltip.empty() ? "/>\n" : "><title>" + escape_markup(tooltip) + "</title></rect>\n");
   }
   void line(double x0, double y0, double x1, double y1, std::string_view more) {
-    text_ += "<line x1=\"" + at(x0) + "\" y1=\"" + at(y0) + "\" x2=\"" + at(x1) + "\" y2=\"" + at(y1) + "\" " + std::string(more) + "/>\n";
+    text_ += "<line x1=\"" + at(x0) + "\" y1=\"" + at(y0) + "\" x2=\"" + at(x1) + "\" y2=\"" + at(y1) + "\" " +
+             std::string(more) + "/>\n";
   }
   void circle(double x, double y, double radius, std::string_view more, std::string_view tooltip) {
-    text_ += "<circle cx=\"" + at(x) + "\" cy=\"" + at(y) + "\" r=\"" + at(radius) + "\" " + std::string(more) + "><title>" + escape_markup(tooltip) +
-             "</title></circle>\n";
+    text_ += "<circle cx=\"" + at(x) + "\" cy=\"" + at(y) + "\" r=\"" + at(radius) + "\" " + std::string(more) +
+             "><title>" + escape_markup(tooltip) + "</title></circle>\n";
   }
-  void path(std::vector<double> const& x, std::vector<double> const& y, std::string_view stroke, std::string_view tooltip) {
+  void path(std::vector<double> const& x, std::vector<double> const& y, std::string_view stroke,
+            std::string_view tooltip) {
     text_ += "<polyline fill=\"none\" " + std::string(stroke) + " points=\"";
     for (std::size_t i = 0; i < x.size(); ++i) text_ += (i == 0 ? "" : " ") + at(x[i]) + "," + at(y[i]);
     text_ += "\"><title>" + escape_markup(tooltip) + "</title></polyline>\n";
@@ -117,7 +123,8 @@ inline std::string shade(double part) {
 
 /// Ten colours, then the same ones dashed, then dotted.
 inline std::string line_stroke(std::size_t i) {
-  constexpr std::string_view colours[] = {"#3b6fb6", "#d9822b", "#4c9a4c", "#b8434e", "#8a63b8", "#8c6d4f", "#d870ad", "#7f7f7f", "#a8a832", "#3aa6b9"};
+  constexpr std::string_view colours[] = {"#3b6fb6", "#d9822b", "#4c9a4c", "#b8434e", "#8a63b8",
+                                          "#8c6d4f", "#d870ad", "#7f7f7f", "#a8a832", "#3aa6b9"};
   constexpr std::string_view dashes[] = {"", " stroke-dasharray=\"7 4\"", " stroke-dasharray=\"2 3\""};
   return "stroke-width=\"2\" stroke=\"" + std::string(colours[i % std::size(colours)]) + "\"" +
          std::string(dashes[i / std::size(colours) % std::size(dashes)]);
@@ -154,11 +161,13 @@ inline std::string to_svg(HeatMap const& map) {
       if (std::isfinite(v)) largest = std::max(largest, v);
   }
   double const cell = std::clamp(640.0 / static_cast<double>(std::max<std::size_t>(most, 1)), 8.0, 40.0);
-  double const width = std::max({left + cell * static_cast<double>(most), detail::text_width(map.title) * 1.3, left + 220.0}) + 4;
+  double const width =
+      std::max({left + cell * static_cast<double>(most), detail::text_width(map.title) * 1.3, left + 220.0}) + 4;
   detail::SvgText svg(width, top + row_height * static_cast<double>(map.values.size()) + 34, map.title);
   // Names of columns as many as have room.
   std::size_t every = 1;
-  for (auto const& name : map.columns) every = std::max(every, static_cast<std::size_t>(std::ceil((detail::text_width(name) + 4) / cell)));
+  for (auto const& name : map.columns)
+    every = std::max(every, static_cast<std::size_t>(std::ceil((detail::text_width(name) + 4) / cell)));
   for (std::size_t c = 0; c < map.columns.size(); c += every)
     svg.write(left + cell * (static_cast<double>(c) + 0.5), top - 6, map.columns[c], "text-anchor=\"middle\"");
   for (std::size_t r = 0; r < map.values.size(); ++r) {
@@ -169,7 +178,8 @@ inline std::string to_svg(HeatMap const& map) {
       double const v = map.values[r][c];
       if (!std::isfinite(v)) continue;
       std::string const column = c < map.columns.size() ? map.columns[c] : std::to_string(c);
-      svg.rectangle(left + cell * static_cast<double>(c), y, cell - 1, row_height - 1, detail::shade(largest > 0 ? v / largest : 0),
+      svg.rectangle(left + cell * static_cast<double>(c), y, cell - 1, row_height - 1,
+                    detail::shade(largest > 0 ? v / largest : 0),
                     name + ", " + column + ": " + fixed_text(v, map.digits) + " " + map.unit);
     }
   }
@@ -247,7 +257,8 @@ inline std::string to_svg(DotPlot const& plot) {
     double mean = 0;
     for (double const v : r.values) mean += v / static_cast<double>(r.values.size());
     for (double const v : r.values)
-      svg.circle(across(v), y, 3.5, "fill=\"#3b6fb6\" fill-opacity=\"0.6\"", r.name + ": " + fixed_text(v, plot.digits));
+      svg.circle(across(v), y, 3.5, "fill=\"#3b6fb6\" fill-opacity=\"0.6\"",
+                 r.name + ": " + fixed_text(v, plot.digits));
     if (!r.values.empty()) svg.line(across(mean), y - 8, across(mean), y + 8, "stroke=\"#d9822b\" stroke-width=\"3\"");
   }
   return std::move(svg).finish();

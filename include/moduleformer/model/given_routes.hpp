@@ -25,9 +25,9 @@ void check_shared_slots(std::span<ExpertId const> experts, Index k, Index shared
   if (shared == 0) return;
   for (std::size_t i = 0; i < experts.size(); ++i) {
     Index const s = static_cast<Index>(i) % k, found = experts[i];
-    expects(s < shared ? found == s : found < 0 || found >= shared, where..., ": token ", static_cast<Index>(i) / k, ", slot ", s,
-            s < shared ? ": expected the shared expert " : ": expected a routed expert from ", s < shared ? s : shared, ", found ",
-            found);
+    expects(s < shared ? found == s : found < 0 || found >= shared, where..., ": token ", static_cast<Index>(i) / k,
+            ", slot ", s, s < shared ? ": expected the shared expert " : ": expected a routed expert from ",
+            s < shared ? s : shared, ", found ", found);
   }
 }
 

@@ -33,7 +33,9 @@ struct RouterSummary {
 
   [[nodiscard]] std::size_t experts() const { return load.size(); }
   [[nodiscard]] std::size_t routed_experts() const { return load.size() - shared; }
-  [[nodiscard]] std::vector<double> routed_load() const { return {load.begin() + static_cast<std::ptrdiff_t>(shared), load.end()}; }
+  [[nodiscard]] std::vector<double> routed_load() const {
+    return {load.begin() + static_cast<std::ptrdiff_t>(shared), load.end()};
+  }
   /// f (E): sums to 1, if anything was chosen.
   [[nodiscard]] std::vector<double> load_share() const { return shares(load); }
   [[nodiscard]] std::vector<double> mean_probability() const { return shares(probability); }
@@ -54,7 +56,9 @@ struct RouterSummary {
     for (double const c : routed) squares += (c - mean) * (c - mean);
     return mean > 0 ? std::sqrt(squares / n) / mean : 0;
   }
-  [[nodiscard]] std::size_t dead_experts() const { return static_cast<std::size_t>(std::count(load.begin(), load.end(), 0.0)); }
+  [[nodiscard]] std::size_t dead_experts() const {
+    return static_cast<std::size_t>(std::count(load.begin(), load.end(), 0.0));
+  }
   [[nodiscard]] double dropped_gate() const { return tokens > 0 ? 1 - kept_probability / tokens : 0; }
 
   template <class A>
@@ -131,10 +135,12 @@ struct RouterSummary {
 class RoutingSummary {
  public:
   /// Throws Error for domains without a name, or of one name.
-  explicit RoutingSummary(std::vector<std::string> domains = {"all"}) : domains_(std::move(domains)), by_domain_(domains_.size()) {
+  explicit RoutingSummary(std::vector<std::string> domains = {"all"})
+      : domains_(std::move(domains)), by_domain_(domains_.size()) {
     for (auto name = domains_.begin(); name != domains_.end(); ++name) {
       expects(!name->empty(), "routing summary: domain ", name - domains_.begin(), ": expected a name, found none");
-      expects(std::find(domains_.begin(), name, *name) == name, "routing summary: the domain ", *name, " is named twice");
+      expects(std::find(domains_.begin(), name, *name) == name, "routing summary: the domain ", *name,
+              " is named twice");
     }
   }
 
@@ -182,8 +188,8 @@ class RoutingSummary {
     expects(domain < domains_.size(), "routing summary: expected a domain below ", domains_.size(), ", found ", domain);
     auto& routers = by_domain_[domain];
     expects(!seen.empty(), "routing summary: expected an observation of routers, found none of them");
-    expects(routers.empty() || routers.size() == seen.size(), "routing summary: expected ", routers.size(), " routers as before, found ",
-            seen.size());
+    expects(routers.empty() || routers.size() == seen.size(), "routing summary: expected ", routers.size(),
+            " routers as before, found ", seen.size());
     routers.resize(seen.size());
     for (std::size_t r = 0; r < seen.size(); ++r) routers[r].add(seen[r]);
   }

@@ -31,8 +31,8 @@ template <class Selection>
 void check_sampled_slots(Selection const& selection, Settings const& settings) {
   with_policy(selection, [&]<class Concrete>(Concrete const&) {
     if constexpr (!requires { requires Concrete::samples_slots; })
-      expects(settings.sampled_slots == 0, "sample_topk: selection ", Concrete::name, " samples no slots, expected 0, found ",
-              settings.sampled_slots);
+      expects(settings.sampled_slots == 0, "sample_topk: selection ", Concrete::name,
+              " samples no slots, expected 0, found ", settings.sampled_slots);
   });
 }
 
@@ -42,17 +42,19 @@ void check_sampled_slots(Selection const& selection, Settings const& settings) {
 /// (N, S + slots), if any, are the layer's experts and replace the selection; the gates are computed all the same. `site` is
 /// where the selection draws random numbers.
 template <class Selection, class Gating, Backend B, class P, class A = typename B::Accumulator>
-Choice<A> choose(Pass<B>& pass, Selection const& selection, Gating const& gating, P const& p, Index k, Index slots, Index shared,
-                 RandomSite site, Matrix<std::type_identity_t<A>> mutable_logits, Matrix<ExpertId const> given) {
+Choice<A> choose(Pass<B>& pass, Selection const& selection, Gating const& gating, P const& p, Index k, Index slots,
+                 Index shared, RandomSite site, Matrix<std::type_identity_t<A>> mutable_logits,
+                 Matrix<ExpertId const> given) {
   selection.restrict(pass, k, site, mutable_logits);
   Matrix<A const> const logits = mutable_logits;
   Index const n = logits.extent(0), e = logits.extent(1);
-  Choice<A> choice{pass.template allocate<A>(n, e), pass.template allocate<A>(n), pass.template allocate<ExpertId>(n, slots),
-                   pass.template allocate<A>(n, slots)};
+  Choice<A> choice{pass.template allocate<A>(n, e), pass.template allocate<A>(n),
+                   pass.template allocate<ExpertId>(n, slots), pass.template allocate<A>(n, slots)};
   if (pass.training) detail::check_sampled_slots(selection, pass.settings);
   softmax(pass.backend, logits, choice.probabilities, choice.logsumexp);
   if (given && shared > 0)
-    invoke_each(pass.backend, n * slots, detail::TakeRouted<ExpertId>{shared, shared + slots, given.data(), choice.experts.data()});
+    invoke_each(pass.backend, n * slots,
+                detail::TakeRouted<ExpertId>{shared, shared + slots, given.data(), choice.experts.data()});
   else if (given)
     copy(pass.backend, given.reshape(given.size()), choice.experts.reshape(n * slots));
   else

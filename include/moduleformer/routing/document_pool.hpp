@@ -54,12 +54,13 @@ struct DocumentPool : FixedSlots {
     softmax(pass.backend, Matrix<A const>(logits), probabilities, Vector<A>{});
     Index const first = pass.training ? smallest_of(top_k, experts) : evaluation_size;
     Index const last = pass.training ? largest_of(experts) : evaluation_size;
-    restrict_to_pools(pass.backend, pass.documents, first, last, pass.random(site), Matrix<A const>(probabilities), logits);
+    restrict_to_pools(pass.backend, pass.documents, first, last, pass.random(site), Matrix<A const>(probabilities),
+                      logits);
   }
 
   template <Backend B, class S = typename B::Scalar, class A = typename B::Accumulator>
-  void select(Pass<B>& pass, Index /*top_k*/, Parameters<Values<S>> const&, RandomSite, Matrix<A const> logits, Matrix<A const>,
-              Matrix<ExpertId> experts) const {
+  void select(Pass<B>& pass, Index /*top_k*/, Parameters<Values<S>> const&, RandomSite, Matrix<A const> logits,
+              Matrix<A const>, Matrix<ExpertId> experts) const {
     top_k(pass.backend, logits, experts);
   }
 

@@ -18,7 +18,8 @@ struct ExpertChoice : FixedSlots {
   using Role = role::Selection;
   static constexpr std::string_view name = "expert_choice";
   double capacity = 1;     // of each expert, in mean loads
-  Index most_experts = 0;  // of a token, those of largest probability; 0, or more than E: no bound, with memory for all E
+  Index most_experts =
+      0;  // of a token, those of largest probability; 0, or more than E: no bound, with memory for all E
 
   template <class Access>
   struct Parameters {};
@@ -31,7 +32,8 @@ struct ExpertChoice : FixedSlots {
   template <class Views, class Visitor>
   constexpr void visit_parameters(Index /*experts*/, Views&, Visitor&) const {}
   void check(Index /*top_k*/, Index /*experts*/) const {
-    expects(capacity > 0 && capacity < 1e6, "expert_choice: capacity: expected a number above 0 and below 1e6, found ", capacity);
+    expects(capacity > 0 && capacity < 1e6, "expert_choice: capacity: expected a number above 0 and below 1e6, found ",
+            capacity);
     expects(most_experts >= 0, "expert_choice: most_experts: expected a number from 0, found ", most_experts);
   }
 

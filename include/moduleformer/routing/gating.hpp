@@ -29,7 +29,8 @@ struct SoftmaxGates {
   template <Backend B, class A = typename B::Accumulator>
   void backward(Pass<B>& pass, Choice<A> const& choice, Matrix<A const> logits, Matrix<A const> dgates,
                 RoutingGradient const& loss, Matrix<A> dlogits) const {
-    routing_backward(pass.backend, logits, choice.probabilities, choice.logsumexp, choice.experts, dgates, loss, dlogits);
+    routing_backward(pass.backend, logits, choice.probabilities, choice.logsumexp, choice.experts, dgates, loss,
+                     dlogits);
   }
 };
 
@@ -51,8 +52,10 @@ struct ChosenGates {
   void backward(Pass<B>& pass, Choice<A> const& choice, Matrix<A const> logits, Matrix<A const> dgates,
                 RoutingGradient loss, Matrix<A> dlogits) const {
     Vector<double> const gate_sum = std::exchange(loss.gate_sum, {});  // through these gates, not through the softmax
-    routing_backward(pass.backend, logits, choice.probabilities, choice.logsumexp, choice.experts, Matrix<A const>{}, loss, dlogits);
-    chosen_gates_backward(pass.backend, function, logits, choice.experts, choice.gates, dgates, Vector<double const>(gate_sum), dlogits);
+    routing_backward(pass.backend, logits, choice.probabilities, choice.logsumexp, choice.experts, Matrix<A const>{},
+                     loss, dlogits);
+    chosen_gates_backward(pass.backend, function, logits, choice.experts, choice.gates, dgates,
+                          Vector<double const>(gate_sum), dlogits);
   }
 };
 using TopKSoftmaxGates = ChosenGates<GateFunction::chosen_softmax>;

@@ -39,18 +39,20 @@ inline constexpr bool is_model_role =
     std::same_as<Role, role::Attention> || std::same_as<Role, role::Activation> || std::same_as<Role, role::Router> ||
     std::same_as<Role, role::Selection> || std::same_as<Role, role::Gating> ||
     std::same_as<Role, role::SharedExperts> || std::same_as<Role, role::RoutingLoss> ||
-    std::same_as<Role, role::StatisticsSpan> || std::same_as<Role, role::Norm> || std::same_as<Role, role::Checkpointing>;
+    std::same_as<Role, role::StatisticsSpan> || std::same_as<Role, role::Norm> ||
+    std::same_as<Role, role::Checkpointing>;
 
 template <class Role, class... Chosen>
 inline constexpr int count_of_role = (0 + ... + static_cast<int>(std::same_as<Role, typename Chosen::Role>));
 
 /// Statistics that nothing reads.
 template <class Loss, class Statistics>
-inline constexpr bool lacks_loss = std::same_as<Loss, NoRoutingLoss> && (std::same_as<Statistics, StreamingStatistics> ||
-                                                                         std::same_as<Statistics, WholeBatchStatistics>);
+inline constexpr bool lacks_loss = std::same_as<Loss, NoRoutingLoss> &&
+                                   (std::same_as<Statistics, StreamingStatistics> ||
+                                    std::same_as<Statistics, WholeBatchStatistics>);
 /// Router-z depends on no counts and not on p(e).
 template <class Loss, class Statistics>
-inline constexpr bool streams_nothing = std::same_as<Loss, RouterZLoss> && std::same_as<Statistics, StreamingStatistics>;
+inline constexpr bool streams_nothing = std::same_as<Loss, RouterZLoss>&& std::same_as<Statistics, StreamingStatistics>;
 
 /// Expert choice gives every expert the same count.
 template <class Selection, class Loss>
@@ -61,15 +63,18 @@ inline constexpr bool counts_are_equal =
 template <class... Losses, class Statistics>
 inline constexpr bool lacks_loss<WeightedSum<Losses...>, Statistics> = (lacks_loss<Losses, Statistics> && ...);
 template <class... Losses, class Statistics>
-inline constexpr bool streams_nothing<WeightedSum<Losses...>, Statistics> = (streams_nothing<Losses, Statistics> && ...);
+inline constexpr bool streams_nothing<WeightedSum<Losses...>, Statistics> = (streams_nothing<Losses, Statistics> &&
+                                                                             ...);
 template <class Selection, class... Losses>
-inline constexpr bool counts_are_equal<Selection, WeightedSum<Losses...>> = (counts_are_equal<Selection, Losses> || ...);
+inline constexpr bool counts_are_equal<Selection, WeightedSum<Losses...>> = (counts_are_equal<Selection, Losses> ||
+                                                                             ...);
 
 /// Whether the gate of the only one chosen of several is 1 whatever the logits.
 template <class Selection, class Gating>
 constexpr bool gate_is_constant(Index top_k, Index experts) {
   // Where slots may stay empty, the number of a token's experts varies.
-  if constexpr (requires { requires Gating::sums_to_one && !Selection::leaves_empty(true); }) return top_k == 1 && experts > 1;
+  if constexpr (requires { requires Gating::sums_to_one && !Selection::leaves_empty(true); })
+    return top_k == 1 && experts > 1;
   else return false;
 }
 
@@ -97,8 +102,9 @@ struct Policies {
                 "moduleformer: statistics over more than a micro-batch need a routing loss that reads them");
   static_assert(!detail::streams_nothing<RoutingLoss, Statistics>,
                 "moduleformer: router-z is a mean over tokens, streaming statistics change nothing in it");
-  static_assert(!detail::counts_are_equal<Selection, RoutingLoss>,
-                "moduleformer: expert choice gives every expert the same load, a loss of the load has nothing to even out");
+  static_assert(
+      !detail::counts_are_equal<Selection, RoutingLoss>,
+      "moduleformer: expert choice gives every expert the same load, a loss of the load has nothing to even out");
 
   Attention attention{};
   Activation activation{};
@@ -132,7 +138,8 @@ void check_policies(PolicySet const& policies) {
   PolicySet::visit(policies, [](std::string_view role, auto const& policy) {
     visit_policy_numbers(policy, [&](std::string_view key, auto const& number) {
       auto const value = static_cast<double>(number);
-      expects(value - value == 0, role, ": ", policy_name(policy), ": ", key, ": expected a finite number, found ", value);
+      expects(value - value == 0, role, ": ", policy_name(policy), ": ", key, ": expected a finite number, found ",
+              value);
     });
   });
   with_policy(policies.routing_loss, [&]<class Choice>(Choice const& choice) {
@@ -151,7 +158,8 @@ void check_policies(PolicySet const& policies) {
       expects(!none || !detail::lacks_loss<NoRoutingLoss, Statistics>, "statistics: ", Statistics::name,
               " needs a routing loss that reads them, found aux_loss_type ", Choice::name,
               std::same_as<Choice, NoRoutingLoss> ? "" : " without weights");
-      expects(streams || none, "statistics: ", Statistics::name, " changes nothing in aux_loss_type router_z, a mean over tokens");
+      expects(streams || none, "statistics: ", Statistics::name,
+              " changes nothing in aux_loss_type router_z, a mean over tokens");
     });
   });
 }
@@ -177,14 +185,16 @@ struct AnyCheckpointing {
 };
 
 /// All of the library's own policies, chosen at run time: what loading an unknown folder needs.
-using dynamic_policies = Policies<
-    AnyAttention<InclusiveAttention, InclusiveRemainderAttention, StrictAttention, StrictRemainderAttention>,
-    AnyOf<GeluTanh, Gelu, Relu, Silu, Tanh>, AnyRouter<MlpRouter, MlpReluRouter, LinearRouter, GmmRouter>,
-    AnySelection<TopK, GumbelTopK, BiasedTopK, ExpertChoice, DocumentPool>, AnyOf<SoftmaxGates, TopKSoftmaxGates, SigmoidGates, NormalisedSigmoidGates>,
-    AnyRoutingLoss<MutualInformationLoss, LoadConcentrationLoss, SwitchLoss, ExactSwitchLoss, RouterZLoss, ImportanceLoss,
-                   LoadLoss, NoRoutingLoss,
-                   WeightedSum<MutualInformationLoss, LoadConcentrationLoss, SwitchLoss, RouterZLoss, ImportanceLoss,
-                               LoadLoss>>,
-    AnyOf<NoSharedExperts, SharedExperts<>>, AnyOf<MicroBatchStatistics, StreamingStatistics, WholeBatchStatistics>, AnyCheckpointing>;
+using dynamic_policies =
+    Policies<AnyAttention<InclusiveAttention, InclusiveRemainderAttention, StrictAttention, StrictRemainderAttention>,
+             AnyOf<GeluTanh, Gelu, Relu, Silu, Tanh>, AnyRouter<MlpRouter, MlpReluRouter, LinearRouter, GmmRouter>,
+             AnySelection<TopK, GumbelTopK, BiasedTopK, ExpertChoice, DocumentPool>,
+             AnyOf<SoftmaxGates, TopKSoftmaxGates, SigmoidGates, NormalisedSigmoidGates>,
+             AnyRoutingLoss<MutualInformationLoss, LoadConcentrationLoss, SwitchLoss, ExactSwitchLoss, RouterZLoss,
+                            ImportanceLoss, LoadLoss, NoRoutingLoss,
+                            WeightedSum<MutualInformationLoss, LoadConcentrationLoss, SwitchLoss, RouterZLoss,
+                                        ImportanceLoss, LoadLoss>>,
+             AnyOf<NoSharedExperts, SharedExperts<>>,
+             AnyOf<MicroBatchStatistics, StreamingStatistics, WholeBatchStatistics>, AnyCheckpointing>;
 
 }  // namespace moduleformer

@@ -117,8 +117,9 @@ class RouterLayer {
     if (shared_ > 0) {
       context.experts = pass.template allocate<ExpertId>(n, k);
       context.gates = pass.template allocate<A>(n, k);
-      invoke_each(backend, n * k, detail::PrependShared<A>{shared_, k, context.choice.experts.data(), context.choice.gates.data(),
-                                                           context.experts.data(), context.gates.data()});
+      invoke_each(backend, n * k,
+                  detail::PrependShared<A>{shared_, k, context.choice.experts.data(), context.choice.gates.data(),
+                                           context.experts.data(), context.gates.data()});
     }
 
     auto const chosen = context.experts.reshape(n * k);
@@ -134,18 +135,21 @@ class RouterLayer {
   /// From dgates (N,K), of all the layer's slots, and the weight of the routing loss in the pass's numbers: dx = the gradient of x; accumulates
   /// into the others.
   void backward(Pass<B>& pass, Parameters<Values<S>> const& p, Parameters<Gradients<A>> const& gradients,
-                Context const& context, RandomSite site, Matrix<S const> x, Matrix<A const> dgates, Matrix<S> dx) const {
+                Context const& context, RandomSite site, Matrix<S const> x, Matrix<A const> dgates,
+                Matrix<S> dx) const {
     auto const scratch = pass.scope();
     pass.router_site = site;
     Index const n = x.extent(0), e = extents_.experts;
     RoutingGradient gradient{pass.template allocate<double>(e), pass.template allocate<double>(e),
                              pass.template allocate<double>(1).data(), pass.template allocate<double>(1).data()};
     with_policy(policies_->routing_loss, [&]<class Loss>(Loss const& loss) {
-      invoke(pass.backend, detail::DifferentiateLoss<Loss>{loss, context.seen, &pass.numbers->routing_weight, context.seen_weight, gradient});
+      invoke(pass.backend, detail::DifferentiateLoss<Loss>{loss, context.seen, &pass.numbers->routing_weight,
+                                                           context.seen_weight, gradient});
     });
     if (shared_ > 0) {  // their gates are constants
       Matrix<A> const routed = pass.template allocate<A>(n, dgates.extent(1) - shared_);
-      invoke_each(pass.backend, routed.size(), detail::TakeRouted<A>{shared_, dgates.extent(1), dgates.data(), routed.data()});
+      invoke_each(pass.backend, routed.size(),
+                  detail::TakeRouted<A>{shared_, dgates.extent(1), dgates.data(), routed.data()});
       dgates = routed;
     }
     Matrix<A> const dlogits = pass.template allocate<A>(n, e);
@@ -158,19 +162,28 @@ class RouterLayer {
   }
 
  private:
-  [[nodiscard]] Index routed_slots(bool training) const { return policies_->selection.slots(top_k_, extents_.experts, training); }
-  static Matrix<S const> input(Context const& context, Matrix<S const> x) { return context.jittered ? context.jittered : x; }
+  [[nodiscard]] Index routed_slots(bool training) const {
+    return policies_->selection.slots(top_k_, extents_.experts, training);
+  }
+  static Matrix<S const> input(Context const& context, Matrix<S const> x) {
+    return context.jittered ? context.jittered : x;
+  }
 
   /// The sums over the tokens, and the loss that is a function of them.
   void add_statistics(Pass<B>& pass, Context& context) const {
     Index const e = extents_.experts;
     auto const allocate = [&]() -> RoutingStatistics {
-      return {context.plan.tokens, top_k_, pass.template allocate<double>(e), pass.template allocate<double>(e),
-              pass.template allocate<double>(e), pass.template allocate<double>(1).data(), pass.template allocate<double>(1).data()};
+      return {context.plan.tokens,
+              top_k_,
+              pass.template allocate<double>(e),
+              pass.template allocate<double>(e),
+              pass.template allocate<double>(e),
+              pass.template allocate<double>(1).data(),
+              pass.template allocate<double>(1).data()};
     };
     context.statistics = context.seen = allocate();
-    sum_routing(pass.backend, context.logits, context.choice.probabilities, context.choice.logsumexp, context.choice.gates,
-                context.choice.experts, context.statistics);
+    sum_routing(pass.backend, context.logits, context.choice.probabilities, context.choice.logsumexp,
+                context.choice.gates, context.choice.experts, context.statistics);
     Span const span = span_of(policies_->statistics);
     if (RouterTotals const* const totals = pass.router_totals(); totals != nullptr) {
       if (pass.adds_to_totals) invoke(pass.backend, detail::AddToTotals{context.statistics, *totals});
@@ -184,7 +197,8 @@ class RouterLayer {
     context.loss = pass.template allocate<double>(1).data();
     // An estimate is good for a gradient; what is reported is this pass's own loss.
     with_policy(policies_->routing_loss, [&]<class Loss>(Loss const& loss) {
-      invoke(pass.backend, detail::EvaluateLoss<Loss>{loss, span == Span::streaming ? context.statistics : context.seen, context.loss});
+      invoke(pass.backend, detail::EvaluateLoss<Loss>{loss, span == Span::streaming ? context.statistics : context.seen,
+                                                      context.loss});
     });
   }
 

@@ -84,8 +84,15 @@ class RoutingTotals {
     double* next = numbers_.data();
     double* kept = next + sums;
     for (Index const e : experts) {
-      routers_.push_back({{next, {e}}, {next + e, {e}}, {next + 2 * e, {e}}, {kept, {e}}, next + 3 * e, next + 3 * e + 1,
-                          next + 3 * e + 2, next + 3 * e + 3, kept + e});
+      routers_.push_back({{next, {e}},
+                          {next + e, {e}},
+                          {next + 2 * e, {e}},
+                          {kept, {e}},
+                          next + 3 * e,
+                          next + 3 * e + 1,
+                          next + 3 * e + 2,
+                          next + 3 * e + 3,
+                          kept + e});
       next += 3 * e + 4;
       kept += e + 1;
     }
@@ -100,7 +107,8 @@ class RoutingTotals {
     std::shared_ptr<B> backend;
     if constexpr (!has_host_memory<B>) backend = std::make_shared<B>(1);
     auto const all = self.numbers_.view();
-    visit_vector(visit, std::string_view("previous_probabilities"), backend, all.rows(self.sums_, all.size() - self.sums_));
+    visit_vector(visit, std::string_view("previous_probabilities"), backend,
+                 all.rows(self.sums_, all.size() - self.sums_));
   }
 
   /// Before a step's first pass.

@@ -72,8 +72,8 @@ struct GumbelTopK : FixedSlots {
   constexpr void visit_parameters(Index /*experts*/, Views&, Visitor&) const {}
 
   template <Backend B, class S = typename B::Scalar, class A = typename B::Accumulator>
-  void select(Pass<B>& pass, Index /*top_k*/, Parameters<Values<S>> const&, RandomSite site, Matrix<A const> logits, Matrix<A const>,
-              Matrix<ExpertId> experts) const {
+  void select(Pass<B>& pass, Index /*top_k*/, Parameters<Values<S>> const&, RandomSite site, Matrix<A const> logits,
+              Matrix<A const>, Matrix<ExpertId> experts) const {
     if (!pass.training) return top_k(pass.backend, logits, experts);
     auto const scratch = pass.scope();
     Matrix<A> const scores = pass.template allocate<A>(logits.extent(0), logits.extent(1));
@@ -129,8 +129,8 @@ struct BiasedTopK : FixedSlots {
   }
 
   template <Backend B, class S = typename B::Scalar, class A = typename B::Accumulator>
-  void select(Pass<B>& pass, Index /*top_k*/, Parameters<Values<S>> const& p, RandomSite, Matrix<A const> logits, Matrix<A const>,
-              Matrix<ExpertId> experts) const {
+  void select(Pass<B>& pass, Index /*top_k*/, Parameters<Values<S>> const& p, RandomSite, Matrix<A const> logits,
+              Matrix<A const>, Matrix<ExpertId> experts) const {
     auto const scratch = pass.scope();
     Matrix<A> const scores = pass.template allocate<A>(logits.extent(0), logits.extent(1));
     biased_scores(pass.backend, logits, pass.as_accumulator(p.bias.reshape(1, p.bias.size())).slice(0), scores);

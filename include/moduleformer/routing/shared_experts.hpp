@@ -39,8 +39,8 @@ struct SharedCounts {
   /// Throws Error unless both are fewer than the experts of a token.
   void check(Index attention_top_k, Index feed_forward_top_k) const {
     auto const check_one = [](char const* which, Index shared, char const* key, Index top_k) {
-      expects(shared >= 0 && shared < top_k, "shared_experts: ", which, ": expected 0 to ", top_k - 1, ", fewer than ", key,
-              ", found ", shared);
+      expects(shared >= 0 && shared < top_k, "shared_experts: ", which, ": expected 0 to ", top_k - 1, ", fewer than ",
+              key, ", found ", shared);
     };
     check_one("attention", attention, "k_att", attention_top_k);
     check_one("feed_forward", feed_forward, "k_mlp", feed_forward_top_k);
@@ -98,7 +98,9 @@ constexpr void check_shared_experts() {
 
 template <class Policy>
 constexpr SharedCounts shared_counts(Policy const& policy) {
-  return with_policy(policy, [](auto const& shared) -> SharedCounts { return {shared.attention, shared.feed_forward}; });
+  return with_policy(policy, [](auto const& shared) -> SharedCounts {
+    return {shared.attention, shared.feed_forward};
+  });
 }
 
 namespace detail {

@@ -18,7 +18,9 @@ enum class Span { micro_batch, streaming, whole_batch };
 template <Span over>
 struct BasicStatistics {
   using Role = role::StatisticsSpan;
-  static constexpr std::string_view name = over == Span::micro_batch ? "micro_batch" : over == Span::streaming ? "streaming" : "whole_batch";
+  static constexpr std::string_view name = over == Span::micro_batch ? "micro_batch"
+                                           : over == Span::streaming ? "streaming"
+                                                                     : "whole_batch";
   static constexpr Span span = over;
 };
 using MicroBatchStatistics = BasicStatistics<Span::micro_batch>;

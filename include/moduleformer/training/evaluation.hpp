@@ -42,8 +42,8 @@ Evaluation evaluate(Model const& model, typename Model::SessionType& session, Ba
     result.routers.resize(seen.routers.size());
     for (std::size_t i = 0; i < seen.routers.size(); ++i) result.routers[i].add(seen.routers[i]);
   }
-  expects(replayed == nullptr || replayed->size() == number, "evaluate: the record has ", replayed == nullptr ? 0 : replayed->size(),
-          " batches, the text only ", number);
+  expects(replayed == nullptr || replayed->size() == number, "evaluate: the record has ",
+          replayed == nullptr ? 0 : replayed->size(), " batches, the text only ", number);
   if constexpr (requires { batches.without_context(); }) {
     result.tokens += batches.without_context();
     result.nats += static_cast<double>(batches.without_context()) * std::log(static_cast<double>(model.outputs()));

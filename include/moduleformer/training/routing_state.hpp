@@ -56,7 +56,8 @@ void update_selections(B& backend, Model& model, RoutingTotals<B> const& totals,
   std::size_t router = 0;
   for_selection_states(model.table(), selection, [&](std::size_t i) {
     with_policy(selection, [&]<class Concrete>(Concrete const& concrete) {
-      if constexpr (requires { Concrete::state_name; }) concrete.update(backend, model.writable(i), totals.routers()[router++], step);
+      if constexpr (requires { Concrete::state_name; })
+        concrete.update(backend, model.writable(i), totals.routers()[router++], step);
     });
     if (auto const rounded = model.rounded(i)) convert(backend, model.values(i), rounded);
   });
