@@ -122,6 +122,11 @@ BOOST_AUTO_TEST_CASE(a_page) {
   BOOST_TEST(count(page, "<table>") == count(page, "</table>"));
   BOOST_TEST(count(page, "step 10, 2: 50.0 % of a router's slots") == 1u);
   BOOST_TEST(count(page, "Agreement with other") == 1u);
+  for (mf::Index step = 11; step <= 91; ++step) report.history.add(step, {{4, 0, 0}, {1, 1, 2}});
+  std::string const longer = mf::routing_html(two_domains(), report);  // 83 moments: every third, up to the last
+  BOOST_TEST(count(longer, ">step 91</text>") == 2u);
+  BOOST_TEST(count(longer, ">step 88</text>") == 2u);
+  BOOST_TEST(count(longer, ">step ") == 2 * 28u);
   std::string const bare = mf::routing_html(mf::RoutingSummary{});
   BOOST_TEST(bare.ends_with("</body></html>\n"));
   BOOST_TEST(count(bare, "Load over training") == 0u);

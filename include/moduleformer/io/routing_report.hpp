@@ -223,8 +223,9 @@ inline std::string routing_csv(RoutingSummary const& summary, RoutingReport cons
   return csv;
 }
 
-/// A whole page that needs nothing else.
+/// A whole page that needs nothing else. Of a longer history it shows 40 moments.
 inline std::string routing_html(RoutingSummary const& summary, RoutingReport const& report = {}) {
+  constexpr std::size_t most_moments = 40;
   auto const all = summary.routers();
   bool const several = summary.domains().size() > 1;
   std::string html =
@@ -280,7 +281,10 @@ inline std::string routing_html(RoutingSummary const& summary, RoutingReport con
   for (std::size_t r = 0; r < report.history.routers(); ++r) {
     HeatMap map{
         r < all.size() ? short_router_name(all[r].name) : std::to_string(r), "% of a router's slots", {}, {}, {}, 1};
-    for (RoutingHistory::Moment const& moment : report.history.moments()) {
+    auto const& moments = report.history.moments();
+    std::size_t const every = (moments.size() + most_moments - 1) / most_moments;
+    for (std::size_t i = (moments.size() - 1) % every; i < moments.size(); i += every) {  // up to the last
+      RoutingHistory::Moment const& moment = moments[i];
       map.rows.push_back("step " + std::to_string(moment.step));
       RouterSummary at;
       at.load = moment.load[r];
