@@ -3,7 +3,8 @@
 // config.json of the published layout (github.com/IBM/ModuleFormer, configuration_moduleformer.py), read
 // into sizes, settings and names of policies, and written from them. What its keys cannot express stands
 // under one key of our own: "moduleformer": {"version": 1, "save_id": ..., "policies": {role: name or
-// {"name": ..., number: ...}}, "n_att_experts": [one per layer], "n_mlp_experts": [...], "router_jitter": ...}.
+// {"name": ..., number: ...}}, "n_att_experts": [one per layer], "n_mlp_experts": [...], "dormant_att_experts": [...],
+// "dormant_mlp_experts": [...], "router_jitter": ...}.
 
 #include <moduleformer/core/error.hpp>
 #include <moduleformer/core/settings.hpp>
@@ -239,6 +240,8 @@ inline StoredConfig read_config(std::filesystem::path const& file) {
     detail::read_policies(stored, object, &own);
     config.attention.experts = detail::read_experts(own, "n_att_experts", config.attention.experts);
     config.feed_forward.experts = detail::read_experts(own, "n_mlp_experts", config.feed_forward.experts);
+    config.attention.dormant = detail::read_experts(own, "dormant_att_experts", 0);
+    config.feed_forward.dormant = detail::read_experts(own, "dormant_mlp_experts", 0);
     Settings::visit_own(stored.settings, [&](char const* key, double& value) { value = own.number(key, value); });
     if (auto const rest = own.rest(); !rest.empty())
       own.refuse_as(rest.begin().key(), "not known here; was this folder saved by a newer version?");
@@ -280,6 +283,8 @@ inline std::string StoredConfig::published_obstacle() const {
   for (auto const& [key, experts] : {std::pair{"n_att_experts", &config.attention.experts},
                                      std::pair{"n_mlp_experts", &config.feed_forward.experts}})
     if (!experts->uniform()) return std::string(key) + " differs between layers, which the published code does not offer";
+  if (config.attention.dormant.largest() > 0 || config.feed_forward.dormant.largest() > 0)
+    return "some experts are dormant, which the published code would use";
   return {};
 }
 
@@ -332,6 +337,9 @@ inline std::string config_text(StoredConfig const& stored, std::string_view data
   }
   if (!config.attention.experts.uniform()) own["n_att_experts"] = config.attention.experts.each();
   if (!config.feed_forward.experts.uniform()) own["n_mlp_experts"] = config.feed_forward.experts.each();
+  for (auto const& [key, dormant] : {std::pair{"dormant_att_experts", &config.attention.dormant},
+                                     std::pair{"dormant_mlp_experts", &config.feed_forward.dormant}})
+    for (Index i = 0; dormant->largest() > 0 && i < config.layers; ++i) own[key].push_back((*dormant)[i]);
   Settings::visit_own(stored.settings, [&](char const* key, double value) {
     if (value != 0) own[key] = value;
   });

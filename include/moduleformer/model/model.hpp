@@ -238,6 +238,8 @@ class Model {
       check_settings(config, policies, settings);
       DeclareParameters declare(table);
       visit_parameters(parameters, declare);
+      DeclareActive active(table);
+      visit_parameters(parameters, active);
     }
     template <class Views, class Visitor>
     void visit_parameters(Views& views, Visitor& visitor) const {

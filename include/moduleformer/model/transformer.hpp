@@ -39,8 +39,11 @@ void check_policies(Config const& config, PolicySet const& policies) {
   shared.check(config.attention.top_k, config.feed_forward.top_k);
   auto const check_routers = [&](std::string_view key, auto const& sizes, Index shared_experts) {
     Index const top_k = sizes.top_k - shared_experts;
-    check_gates(policies, key, top_k, sizes.experts.largest() - shared_experts);
-    for (Index i = 0; i < config.layers; ++i) policies.selection.check(top_k, sizes.experts[i] - shared_experts);
+    for (Index i = 0; i < config.layers; ++i) {
+      Index const routed = active_experts(sizes, i) - shared_experts;
+      check_gates(policies, key, top_k, routed);
+      policies.selection.check(top_k, routed);
+    }
   };
   check_routers("k_att", config.attention, shared.attention);
   check_routers("k_mlp", config.feed_forward, shared.feed_forward);
@@ -108,10 +111,12 @@ class Transformer {
     check_shared_experts<shape, typename PolicySet::SharedExperts>();
     check_policies(config, policies);
     for (Index i = 0; i < extents_.layers; ++i) {
-      RouterExtents router{extents_.hidden_size, extents_.router_hidden_size, config.attention.experts[i]};
+      RouterExtents router{extents_.hidden_size, extents_.router_hidden_size, active_experts(config.attention, i),
+                           config.attention.dormant[i]};
       typename BlockType::AttentionLayer attention(router, extents_.attention_top_k, extents_.attention_heads,
                                                    extents_.attention_hidden_size, policies);
-      router.experts = config.feed_forward.experts[i];
+      router.experts = active_experts(config.feed_forward, i);
+      router.dormant = config.feed_forward.dormant[i];
       typename BlockType::FeedForwardLayer feed_forward(router, extents_.feed_forward_top_k,
                                                         extents_.feed_forward_hidden_size, policies);
       blocks_.emplace_back(attention, feed_forward, extents_.hidden_size);

@@ -84,12 +84,18 @@ class RouterLayer {
 
   template <class Views, class Visitor>
   constexpr void visit_parameters(Views& p, Visitor& visit) const {
-    policies_->router.visit_parameters(extents_, p.router, visit);
-    policies_->selection.visit_parameters(extents_.experts, p.selection, visit);
+    RouterExtents const listed = extents_.listed(visit);
+    policies_->router.visit_parameters(listed, p.router, visit);
+    policies_->selection.visit_parameters(listed.experts, p.selection, visit);
   }
 
-  /// Of the layer, and how many of them are shared, how many routed.
+  /// Of the layer, and how many of them are shared, how many routed. Dormant ones do not count.
   [[nodiscard]] Index experts() const { return shared_ + extents_.experts; }
+  /// As a visitor of parameters is to see them.
+  template <class Visitor>
+  [[nodiscard]] constexpr Index listed_experts(Visitor const& visit) const {
+    return shared_ + extents_.listed(visit).experts;
+  }
   [[nodiscard]] Index shared_experts() const { return shared_; }
   [[nodiscard]] Index routed_experts() const { return extents_.experts; }
   /// Slots of a token in memory, and whether some of them may be empty.

@@ -22,6 +22,13 @@ struct RouterExtents {
   Index hidden_size = 0;         // D
   Index router_hidden_size = 0;  // R
   Index experts = 0;             // E
+  Index dormant = 0;             // experts after these that have parameters, and nothing else
+
+  /// As a visitor of parameters is to see them.
+  template <class Visitor>
+  [[nodiscard]] constexpr RouterExtents listed(Visitor const&) const {
+    return {hidden_size, router_hidden_size, experts + (lists_dormant<Visitor> ? dormant : 0)};
+  }
 };
 
 struct LinearRouter {
