@@ -65,7 +65,7 @@ template <class M, class N>
 bool kept_rows_are_the_same(M const& old, N const& now, mf::RowMap const& rows) {
   for (std::size_t i = 0; i < now.table().count(); ++i) {
     if (now.table()[i].initial == mf::Initial::state) continue;
-    auto const before = weights(old, i), after = weights(now, i);
+    auto const before = weights(old, rows.tensors[i].old), after = weights(now, i);
     auto const size = static_cast<std::size_t>(now.table()[i].row_size());
     for (Index row = 0; row < now.table()[i].rows(); ++row) {
       Index const from = rows.old_row(i, row);
@@ -205,6 +205,64 @@ BOOST_AUTO_TEST_CASE_TEMPLATE(a_pruned_model_is_what_is_left, M, Models) {
   // A pruned model may be grown again.
   auto const again = mf::activate(mf::insert_experts(small, {.attention = 1}).model).model;
   BOOST_TEST(again.config().attention.experts[0] == small.config().attention.experts[0] + 1);
+}
+
+BOOST_AUTO_TEST_CASE_TEMPLATE(where_rows_stay_tokens_keep_their_bits, M, Models) {
+  M const model = made<M>();
+  if constexpr (std::same_as<typename M::PoliciesType::Selection, mf::BiasedTopK>) {
+    BOOST_TEST(complaint([&] {
+                 (void)mf::prune(model, mf::keep_fraction(model, use_of(model), 0.5), mf::RemovedExperts::keep_rows);
+               }) == "selection: biased_top_k does not know rows of removed experts, which stay in this model's routers");
+    return;
+  }
+  // One token: all experts that it did not choose may go.
+  mf::Batch one{.rows = 1, .tokens = 1, .ids = {97}, .targets = {98}};
+  mf::Session session{model, {.threads = 1}};
+  mf::Observation<typename M::Accumulator> seen;
+  (void)model.loss(session, one, {.observation = &seen});
+  mf::RoutingSummary summary;
+  summary.add(0, seen);
+  auto const kept = mf::keep_used(model, summary.routers(), 1);
+  auto const [small, rows] = mf::prune(model, kept, mf::RemovedExperts::keep_rows);
+  BOOST_TEST(small.config().attention.experts[0] == small.config().attention.top_k);
+  BOOST_TEST(small.config().attention.removed[0] ==
+             model.config().attention.experts[0] - small.config().attention.experts[0]);
+  BOOST_TEST(small.parameter_count() < model.parameter_count());
+  BOOST_TEST(kept_rows_are_the_same(model, small, rows));
+  BOOST_TEST(same_bits(logits(model, one), logits(small, one)));
+  // What it observes is of the experts that are left, and can be replayed.
+  mf::Session other{small, {.threads = 1}};
+  mf::Observation<typename M::Accumulator> now;
+  (void)small.loss(other, one, {.observation = &now});
+  for (std::size_t r = 0; r < seen.routers.size(); ++r) {
+    auto const& list = (r % 2 == 0 ? kept.attention : kept.feed_forward)[r / 2];
+    auto const &before = seen.routers[r], &after = now.routers[r];
+    BOOST_TEST(after.expert_count == static_cast<Index>(list.size()));
+    BOOST_TEST(same_bits(before.gates, after.gates));
+    for (std::size_t s = 0; s < after.experts.size(); ++s)
+      BOOST_TEST(list[static_cast<std::size_t>(after.experts[s])] == before.experts[s]);
+    for (std::size_t e = 0; e < list.size(); ++e) {
+      BOOST_TEST(after.probabilities[e] == before.probabilities[static_cast<std::size_t>(list[e])]);
+      BOOST_TEST(after.load[e] == before.load[static_cast<std::size_t>(list[e])]);
+    }
+  }
+  auto const record = mf::record_routes(small, other, std::vector{one});
+  BOOST_TEST(same_bits(small.logits(other, one).values, small.logits(other, one, {.replay = record.replay(0)}).values));
+  // Grown again it keeps the rows; pruned to what is left it drops them.
+  auto const grown = mf::insert_experts(small, {.attention = 1, .feed_forward = 1}).model;
+  BOOST_TEST(same_bits(logits(model, one), logits(grown, one)));
+  auto const active = mf::activate(grown).model;
+  BOOST_TEST(active.config().feed_forward.removed[1] == small.config().feed_forward.removed[1]);
+  BOOST_TEST(!same_bits(logits(model, one), logits(active, one)));
+  auto const plain = mf::prune(small, mf::ExpertMap::of(small.config())).model;
+  BOOST_TEST(plain.config().attention.removed.largest() == 0);
+  BOOST_TEST(same_bits(logits(plain, one), logits(mf::prune(model, kept).model, one)));
+  // It trains: gradients go through the whole softmax.
+  auto trained = mf::prune(model, kept, mf::RemovedExperts::keep_rows).model;
+  mf::Trainer trainer{trained, mf::AdamW{.learning_rate = 1e-2}};
+  double const first = trainer.step(batch()).task;
+  for (int i = 0; i < 10; ++i) trainer.step(batch());
+  BOOST_TEST(trainer.step(batch()).task < first);
 }
 
 BOOST_AUTO_TEST_CASE(tokens_that_chose_what_stays_have_the_old_experts) {

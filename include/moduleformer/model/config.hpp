@@ -57,6 +57,7 @@ struct Config {
     Index heads = 0;
     Index hidden_size = 0;
     ExpertCounts dormant{};  // of the experts, the last so many
+    ExpertCounts removed{};  // rows of the router without an expert
     friend bool operator==(Attention const&, Attention const&) = default;
   };
   struct FeedForward {
@@ -64,6 +65,7 @@ struct Config {
     Index top_k = 0;
     Index hidden_size = 0;
     ExpertCounts dormant{};  // of the experts, the last so many
+    ExpertCounts removed{};  // rows of the router without an expert
     friend bool operator==(FeedForward const&, FeedForward const&) = default;
   };
 
@@ -128,14 +130,15 @@ struct Config {
   template <class Kind>
   void check_experts(char const* key, char const* k_key, Kind const& kind) const {
     ExpertCounts const& experts = kind.experts;
-    for (ExpertCounts const* counts : {&experts, &kind.dormant})
-      expects(counts->each().empty() || static_cast<Index>(counts->each().size()) == layers, key,
-              counts == &experts ? "" : ", dormant", ": expected one count per layer, ", layers, ", found ",
-              counts->each().size());
+    for (auto const& [counts, what] : {std::pair{&experts, ""}, {&kind.dormant, ", dormant"}, {&kind.removed, ", removed"}})
+      expects(counts->each().empty() || static_cast<Index>(counts->each().size()) == layers, key, what,
+              ": expected one count per layer, ", layers, ", found ", counts->each().size());
     constexpr Index largest = Index{1} << 20;
     expects(experts.smallest() > 0 && experts.largest() <= largest, key, ": expected 1 to ", largest, ", found ",
             experts.smallest() > 0 ? experts.largest() : experts.smallest());
     expects(kind.top_k <= experts.smallest(), k_key, ": ", kind.top_k, " exceeds ", key, " ", experts.smallest());
+    expects(kind.removed.smallest() >= 0 && kind.removed.largest() <= largest, key, ", removed: expected 0 to ", largest,
+            ", found ", kind.removed.smallest() < 0 ? kind.removed.smallest() : kind.removed.largest());
     if (kind.dormant == ExpertCounts{}) return;
     for (Index i = 0; i < layers; ++i)
       expects(kind.dormant[i] >= 0 && kind.top_k <= active_experts(kind, i), k_key, ": ", kind.top_k, " exceeds ", key,

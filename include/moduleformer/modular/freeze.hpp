@@ -91,8 +91,8 @@ void train_experts(M& model, ExpertLayer which, Index begin, Index end) {
 template <class M>
 void train_only_new(M& model, RowMap const& rows) {
   ParameterTable const& table = model.table();
-  expects(rows.rows.size() == table.count(), "train only new: expected the rows of this model, of ", table.count(),
-          " tensors, found ", rows.rows.size());
+  expects(rows.tensors.size() == table.count(), "train only new: expected the rows of this model, of ", table.count(),
+          " tensors, found ", rows.tensors.size());
   bool any = false;
   for (std::size_t i = 0; i < table.count(); ++i) {
     auto const [begin, end] = rows.fresh(table[i], i);

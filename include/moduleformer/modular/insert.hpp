@@ -111,15 +111,15 @@ Operated<Resizable<M>> insert_experts(M const& model, InsertOptions const& optio
     order(static_cast<std::size_t>(2 * i + 1), active_experts(config.feed_forward, i) - shared.feed_forward,
           shared.feed_forward);
   }
-  auto result = with_experts(model, map, dormant_attention, dormant_feed_forward, options.seed);
+  auto result = with_experts(model, map, {dormant_attention, dormant_feed_forward, RemovedExperts::keep_rows, options.seed});
   if (options.initial == NewExperts::fresh) return result;
 
   typename M::BackendType backend(1);
   std::vector<A> host;
-  for (std::size_t i = 0; i < result.rows.rows.size(); ++i) {
+  for (std::size_t i = 0; i < result.rows.tensors.size(); ++i) {
     Segment const& segment = result.model.table()[i];
     auto const tensor = detail::ExpertTensor::parse(segment.name);
-    auto const& rows = result.rows.rows[i];
+    auto const& rows = result.rows.tensors[i].rows;
     if (tensor.is_router || std::find(rows.begin(), rows.end(), fresh_row) == rows.end()) continue;
     host.resize(static_cast<std::size_t>(segment.size()));
     to_host(backend, result.model.values(i), host.data());
@@ -137,7 +137,7 @@ Operated<Resizable<M>> activate(M const& model) {
   Config const& config = model.config();
   expects(config.attention.dormant.largest() > 0 || config.feed_forward.dormant.largest() > 0,
           "activate: the model has no dormant experts");
-  return with_experts(model, ExpertMap::of(config));
+  return with_experts(model, ExpertMap::of(config), {.removed = RemovedExperts::keep_rows});
 }
 
 }  // namespace moduleformer

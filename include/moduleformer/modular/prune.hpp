@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 #pragma once
-// Pruning: which experts stay, by what a RoutingSummary on a task's data says of them, and the smaller model. The router is
-// the plain smaller one: its softmax runs over fewer logits, so the gates of those that stay grow.
+// Pruning: which experts stay, by what a RoutingSummary on a task's data says of them, and the smaller model. Routers either
+// drop the rows of removed experts, or keep them: see RemovedExperts.
 //
 //   auto const kept = mf::keep_fraction(model, summary.routers(), 0.25);
 //   auto [small, rows] = mf::prune(model, kept);
@@ -132,7 +132,7 @@ ExpertMap keep_fraction_of_all(M const& model, std::vector<RouterSummary> const&
 
 /// The model with the experts that stay, and no dormant ones. Throws Error where fewer stay than a token needs.
 template <class M>
-Operated<Resizable<M>> prune(M const& model, ExpertMap const& kept) {
+Operated<Resizable<M>> prune(M const& model, ExpertMap const& kept, RemovedExperts removed = RemovedExperts::drop_rows) {
   Config const& config = model.config();
   auto const check = [](auto const& kind, std::vector<std::vector<Index>> const& chosen, char const* what) {
     for (std::size_t i = 0; i < chosen.size(); ++i) {
@@ -145,7 +145,7 @@ Operated<Resizable<M>> prune(M const& model, ExpertMap const& kept) {
   };
   check(config.attention, kept.attention, "attention");
   check(config.feed_forward, kept.feed_forward, "feed-forward");
-  return with_experts(model, kept);
+  return with_experts(model, kept, {.removed = removed});
 }
 
 }  // namespace moduleformer

@@ -187,6 +187,15 @@ class DeclareActive : public NamePrefix {
   std::size_t next_ = 0;
 };
 
+/// Declares a table: bind(visitor) visits all parameters.
+template <class Bind>
+void declare_parameters(ParameterTable& table, Bind const& bind) {
+  DeclareParameters all(table);
+  bind(all);
+  DeclareActive active(table);
+  bind(active);
+}
+
 /// Points every view at its segment's place: `place(i)` is the first element of segment i.
 template <class S, class Place>
 class BindValues : public NamePrefix {

@@ -17,18 +17,23 @@ namespace moduleformer {
 /// A row of a new tensor that no old one has.
 inline constexpr Index fresh_row = -1;
 
-/// For each segment of the new table the old row of each of its rows, or fresh_row; empty: the same rows. Both tables have
-/// the same names in the same order.
+/// Of each segment of the new table: which old one it continues, and the old row of each of its rows, or fresh_row.
 struct RowMap {
-  std::vector<std::vector<Index>> rows;
+  static constexpr std::size_t none = static_cast<std::size_t>(-1);
+  struct Tensor {
+    std::size_t old = none;     // number in the old table; none: no row has an old one
+    std::vector<Index> rows{};  // empty: the same rows
+  };
+  std::vector<Tensor> tensors;
 
   [[nodiscard]] Index old_row(std::size_t segment, Index row) const {
-    auto const& of = rows[segment];
-    return of.empty() ? row : of[static_cast<std::size_t>(row)];
+    Tensor const& of = tensors[segment];
+    if (of.old == none) return fresh_row;
+    return of.rows.empty() ? row : of.rows[static_cast<std::size_t>(row)];
   }
   /// The fresh rows of a segment, [begin, end). Throws Error if others lie between them.
   [[nodiscard]] std::pair<Index, Index> fresh(Segment const& s, std::size_t segment) const {
-    auto const& of = rows[segment];
+    auto const& of = tensors[segment].rows;
     auto const first = std::find(of.begin(), of.end(), fresh_row);
     auto const last = std::find_if(first, of.end(), [](Index row) { return row != fresh_row; });
     expects(std::find(last, of.end(), fresh_row) == of.end(), s.name, ": expected new rows beside each other");

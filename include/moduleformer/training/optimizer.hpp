@@ -89,10 +89,11 @@ class AdamWState {
   AdamWState(B& backend, ParameterTable const& table, RowMap const& rows, AdamWState const& old,
              ParameterTable const& old_table)
       : AdamWState(backend, table) {
-    expects(rows.rows.size() == table.count() && table.count() == old_table.count(),
-            "optimizer state: expected a map of the rows of ", table.count(), " tensors, found ", rows.rows.size());
+    expects(rows.tensors.size() == table.count(), "optimizer state: expected a map of the rows of ", table.count(),
+            " tensors, found ", rows.tensors.size());
     for (std::size_t i = 0; i < table.count(); ++i) {
-      Segment const &from = old_table[i], &to = table[i];
+      if (rows.tensors[i].old == RowMap::none) continue;
+      Segment const &from = old_table[rows.tensors[i].old], &to = table[i];
       copy_rows(backend, rows, i, to.row_size(), from.trainable_begin, from.trainable_end, old.first(from), to.trainable_begin,
                 to.trainable_end, first(to));
       copy_rows(backend, rows, i, to.row_size(), from.trainable_begin, from.trainable_end, old.second(from), to.trainable_begin,

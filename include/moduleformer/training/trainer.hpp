@@ -188,7 +188,7 @@ class Trainer {
   [[nodiscard]] typename Model::Gradient const& gradient() const { return gradient_; }
   [[nodiscard]] AdamWState<B> const& moments() const { return moments_; }
   /// With observe_load: for each router (attention and feed-forward of each layer in turn) how many tokens of the last step's
-  /// batch chose each of its experts, shared ones left out. Waits for the backend.
+  /// batch chose each of its experts, shared ones left out; a row whose expert was removed has 0. Waits for the backend.
   [[nodiscard]] std::vector<std::vector<double>> routing_load() {
     expects(options_.observe_load, "routing_load: expected a trainer with observe_load");
     std::vector<std::vector<double>> load;
