@@ -3,7 +3,8 @@
 // config.json of the published layout (github.com/IBM/ModuleFormer, configuration_moduleformer.py), read
 // into sizes, settings and names of policies, and written from them. What its keys cannot express stands
 // under one key of our own: "moduleformer": {"version": 1, "save_id": ..., "policies": {role: name or
-// {"name": ..., number: ...}}, "n_att_experts": [one per layer], "n_mlp_experts": [...], "router_jitter": ...}.
+// {"name": ..., number: ...}}, "n_att_experts": [one per layer], "n_mlp_experts": [...], "dormant_att_experts": [...],
+// "dormant_mlp_experts": [...], "removed_att_experts": [...], "removed_mlp_experts": [...], "router_jitter": ...}.
 
 #include <moduleformer/core/error.hpp>
 #include <moduleformer/core/settings.hpp>
@@ -142,6 +143,15 @@ inline ExpertCounts read_experts(JsonObject& own, std::string_view key, ExpertCo
   return counts;
 }
 
+/// Counts of experts that only our key knows, 0 by default.
+template <class SomeConfig, class Visitor>
+void visit_own_counts(SomeConfig& config, Visitor&& visit) {
+  visit("dormant_att_experts", config.attention.dormant);
+  visit("dormant_mlp_experts", config.feed_forward.dormant);
+  visit("removed_att_experts", config.attention.removed);
+  visit("removed_mlp_experts", config.feed_forward.removed);
+}
+
 /// An id, or -1 for null. Ids that are absent are the published default where the vocabulary has it; the
 /// published code also writes that default into folders whose vocabulary has not.
 inline Index read_special_id(JsonObject& object, std::string_view key, Index fallback, Index vocab_size) {
@@ -239,6 +249,7 @@ inline StoredConfig read_config(std::filesystem::path const& file) {
     detail::read_policies(stored, object, &own);
     config.attention.experts = detail::read_experts(own, "n_att_experts", config.attention.experts);
     config.feed_forward.experts = detail::read_experts(own, "n_mlp_experts", config.feed_forward.experts);
+    detail::visit_own_counts(config, [&](char const* key, ExpertCounts& counts) { counts = detail::read_experts(own, key, 0); });
     Settings::visit_own(stored.settings, [&](char const* key, double& value) { value = own.number(key, value); });
     if (auto const rest = own.rest(); !rest.empty())
       own.refuse_as(rest.begin().key(), "not known here; was this folder saved by a newer version?");
@@ -280,7 +291,11 @@ inline std::string StoredConfig::published_obstacle() const {
   for (auto const& [key, experts] : {std::pair{"n_att_experts", &config.attention.experts},
                                      std::pair{"n_mlp_experts", &config.feed_forward.experts}})
     if (!experts->uniform()) return std::string(key) + " differs between layers, which the published code does not offer";
-  return {};
+  std::string obstacle;
+  detail::visit_own_counts(config, [&](std::string_view key, ExpertCounts const& counts) {
+    if (counts.largest() > 0) obstacle = std::string(key) + " are not 0, and the published code would give every row of a router an expert";
+  });
+  return obstacle;
 }
 
 inline std::string config_text(StoredConfig const& stored, std::string_view data_type) {
@@ -332,6 +347,9 @@ inline std::string config_text(StoredConfig const& stored, std::string_view data
   }
   if (!config.attention.experts.uniform()) own["n_att_experts"] = config.attention.experts.each();
   if (!config.feed_forward.experts.uniform()) own["n_mlp_experts"] = config.feed_forward.experts.each();
+  detail::visit_own_counts(config, [&](char const* key, ExpertCounts const& counts) {
+    for (Index i = 0; counts.largest() > 0 && i < config.layers; ++i) own[key].push_back(counts[i]);
+  });
   Settings::visit_own(stored.settings, [&](char const* key, double value) {
     if (value != 0) own[key] = value;
   });

@@ -43,6 +43,12 @@ class ExpertCounts {
   std::vector<Index> each_;
 };
 
+/// Experts of a layer that take part, of Config::Attention or Config::FeedForward.
+template <class Kind>
+Index active_experts(Kind const& kind, Index layer) {
+  return kind.experts[layer] - kind.dormant[layer];
+}
+
 /// Sizes of a model; letters in core/types.hpp.
 struct Config {
   struct Attention {
@@ -50,12 +56,16 @@ struct Config {
     Index top_k = 0;
     Index heads = 0;
     Index hidden_size = 0;
+    ExpertCounts dormant{};  // of the experts, the last so many
+    ExpertCounts removed{};  // rows of the router without an expert
     friend bool operator==(Attention const&, Attention const&) = default;
   };
   struct FeedForward {
     ExpertCounts experts;
     Index top_k = 0;
     Index hidden_size = 0;
+    ExpertCounts dormant{};  // of the experts, the last so many
+    ExpertCounts removed{};  // rows of the router without an expert
     friend bool operator==(FeedForward const&, FeedForward const&) = default;
   };
 
@@ -104,8 +114,8 @@ struct Config {
     positive("att_hidden", attention.hidden_size);
     positive("k_mlp", feed_forward.top_k);
     positive("ffd_hidden", feed_forward.hidden_size);
-    check_experts("n_att_experts", "k_att", attention.experts, attention.top_k);
-    check_experts("n_mlp_experts", "k_mlp", feed_forward.experts, feed_forward.top_k);
+    check_experts("n_att_experts", "k_att", attention);
+    check_experts("n_mlp_experts", "k_mlp", feed_forward);
     expects(attention.hidden_size % attention.heads == 0, "n_head: ", attention.heads, " does not divide att_hidden ",
             attention.hidden_size);
     expects(router_hidden_size >= 0 && router_hidden_size < (Index{1} << 31), "gating_size: expected a positive number, found ",
@@ -117,13 +127,22 @@ struct Config {
   }
 
  private:
-  void check_experts(char const* key, char const* k_key, ExpertCounts const& experts, Index top_k) const {
-    expects(experts.each().empty() || static_cast<Index>(experts.each().size()) == layers, key, ": expected one count per layer, ",
-            layers, ", found ", experts.each().size());
+  template <class Kind>
+  void check_experts(char const* key, char const* k_key, Kind const& kind) const {
+    ExpertCounts const& experts = kind.experts;
+    for (auto const& [counts, what] : {std::pair{&experts, ""}, {&kind.dormant, ", dormant"}, {&kind.removed, ", removed"}})
+      expects(counts->each().empty() || static_cast<Index>(counts->each().size()) == layers, key, what,
+              ": expected one count per layer, ", layers, ", found ", counts->each().size());
     constexpr Index largest = Index{1} << 20;
     expects(experts.smallest() > 0 && experts.largest() <= largest, key, ": expected 1 to ", largest, ", found ",
             experts.smallest() > 0 ? experts.largest() : experts.smallest());
-    expects(top_k <= experts.smallest(), k_key, ": ", top_k, " exceeds ", key, " ", experts.smallest());
+    expects(kind.top_k <= experts.smallest(), k_key, ": ", kind.top_k, " exceeds ", key, " ", experts.smallest());
+    expects(kind.removed.smallest() >= 0 && kind.removed.largest() <= largest, key, ", removed: expected 0 to ", largest,
+            ", found ", kind.removed.smallest() < 0 ? kind.removed.smallest() : kind.removed.largest());
+    if (kind.dormant == ExpertCounts{}) return;
+    for (Index i = 0; i < layers; ++i)
+      expects(kind.dormant[i] >= 0 && kind.top_k <= active_experts(kind, i), k_key, ": ", kind.top_k, " exceeds ", key,
+              " ", experts[i], " less ", kind.dormant[i], " dormant ones in layer ", i);
   }
 };
 

@@ -14,6 +14,8 @@ struct BlockSizes {
   Index router_hidden_size = 0;   // R
   Index attention_experts = 0, attention_top_k = 0, heads = 0, attention_hidden_size = 0;
   Index feed_forward_experts = 0, feed_forward_top_k = 0, feed_forward_hidden_size = 0;
+  Index dormant_attention = 0, dormant_feed_forward = 0;  // of these experts
+  Index removed_attention = 0, removed_feed_forward = 0;  // rows of routers without an expert
 };
 
 /// Sums over a model.
@@ -36,17 +38,25 @@ struct Counts {
 
 namespace detail {
 
-/// Adds a routed layer: its router, its experts and what stands beside them.
+/// Adds a router. Dormant experts have parameters and nothing else.
 template <class PolicySet>
 constexpr void count_router(Counts& counts, PolicySet const& policies, RouterExtents extents) {
-  CountParameters visitor;
-  typename PolicySet::Router::template Parameters<Values<float>> views{};
-  policies.router.visit_parameters(extents, views, visitor);
-  counts.dense_flops += 2 * visitor.total;
-  typename PolicySet::Selection::template Parameters<Values<float>> selection{};
-  policies.selection.visit_parameters(extents.experts, selection, visitor);
-  counts.parameters += visitor.total;
-  counts.active_parameters += visitor.total;
+  auto const router = [&](Index experts) {
+    CountParameters visitor;
+    typename PolicySet::Router::template Parameters<Values<float>> views{};
+    policies.router.visit_parameters({extents.hidden_size, extents.router_hidden_size, experts}, views, visitor);
+    return visitor.total;
+  };
+  auto const selection = [&](Index experts) {
+    CountParameters visitor;
+    typename PolicySet::Selection::template Parameters<Values<float>> views{};
+    policies.selection.visit_parameters(experts, views, visitor);
+    return visitor.total + (extents.removed > 0 ? experts : 0);
+  };
+  Index const active = extents.experts, all = active + extents.dormant;
+  counts.parameters += router(all) + selection(all);
+  counts.active_parameters += router(active) + selection(active);
+  counts.dense_flops += 2 * router(active);
 }
 
 constexpr void count_experts(Counts& counts, Index experts, Index top_k, Index size) {
@@ -59,8 +69,11 @@ template <class PolicySet>
 constexpr void count_block(Counts& counts, PolicySet const& policies, BlockSizes const& s) {
   Index const d = s.hidden_size, a = s.attention_hidden_size;
   SharedCounts const shared = shared_counts(policies.shared_experts);
-  count_router(counts, policies, {d, s.router_hidden_size, s.attention_experts - shared.attention});
-  count_router(counts, policies, {d, s.router_hidden_size, s.feed_forward_experts - shared.feed_forward});
+  count_router(counts, policies, {d, s.router_hidden_size, s.attention_experts - s.dormant_attention - shared.attention + s.removed_attention,
+                                  s.dormant_attention, s.removed_attention});
+  count_router(counts, policies, {d, s.router_hidden_size,
+                                  s.feed_forward_experts - s.dormant_feed_forward - shared.feed_forward + s.removed_feed_forward,
+                                  s.dormant_feed_forward, s.removed_feed_forward});
   count_experts(counts, s.attention_experts, s.attention_top_k, 2 * d * a);
   count_experts(counts, s.feed_forward_experts, s.feed_forward_top_k, 2 * d * s.feed_forward_hidden_size);
   Index const norms = 4 * d;
@@ -108,7 +121,9 @@ Counts count(Config const& c, PolicySet const& policies, Index outputs) {
   for (Index i = 0; i < c.layers; ++i)
     detail::count_block(counts, policies,
                         {c.hidden_size, c.router_hidden_size, c.attention.experts[i], c.attention.top_k, c.attention.heads,
-                         c.attention.hidden_size, c.feed_forward.experts[i], c.feed_forward.top_k, c.feed_forward.hidden_size});
+                         c.attention.hidden_size, c.feed_forward.experts[i], c.feed_forward.top_k, c.feed_forward.hidden_size,
+                         c.attention.dormant[i], c.feed_forward.dormant[i], c.attention.removed[i],
+                         c.feed_forward.removed[i]});
   detail::count_ends(counts, c.vocab_size, c.hidden_size, outputs);
   return counts;
 }

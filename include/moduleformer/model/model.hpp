@@ -6,6 +6,7 @@
 
 #include <moduleformer/model/given_routes.hpp>
 #include <moduleformer/model/heads.hpp>
+#include <moduleformer/model/kept_rows.hpp>
 #include <moduleformer/model/kv_cache.hpp>
 #include <moduleformer/model/reports.hpp>
 #include <moduleformer/model/session.hpp>
@@ -50,6 +51,7 @@ class Model {
   Model(Config config, Settings settings, PolicySet policies, ParameterStorage<B> storage)
       : state_(std::make_unique<State>(config, settings, policies)) {
     set_storage(std::move(storage));
+    check_kept_rows(state_->config, state_->table, state_->storage);
     if constexpr (ParameterStorage<B>::has_copies) {
       B backend(1);
       refresh(backend);
@@ -66,6 +68,7 @@ class Model {
   }
   /// Fresh parameters for a shape whose dynamic extents come from the config.
   static Model random(std::uint64_t seed, Config config, Settings settings = {}, PolicySet policies = {}) {
+    check_is_whole(config);
     Model model(std::move(config), settings, std::move(policies));
     B backend(1);
     std::vector<A> host;
@@ -236,8 +239,7 @@ class Model {
     State(Config c, Settings s, PolicySet p)
         : config((c.check(), std::move(c))), settings(s), policies(std::move(p)), transformer(config, policies) {
       check_settings(config, policies, settings);
-      DeclareParameters declare(table);
-      visit_parameters(parameters, declare);
+      declare_parameters(table, [this](auto& visitor) { visit_parameters(parameters, visitor); });
     }
     template <class Views, class Visitor>
     void visit_parameters(Views& views, Visitor& visitor) const {

@@ -7,6 +7,8 @@
 #include <moduleformer/model/block.hpp>
 
 #include <algorithm>
+#include <cstdint>
+#include <numeric>
 #include <string>
 #include <type_traits>
 #include <vector>
@@ -27,7 +29,7 @@ struct RouterObservation {
   std::vector<A> gates{};              // (B*T,K)
   std::vector<A> probabilities{};      // (B*T,E) the router's, 0 for shared experts
   std::vector<double> load{};          // (E) tokens that chose each expert
-  std::vector<double> mean_probability{};  // (E) sums to 1
+  std::vector<double> mean_probability{};  // (E) sums to 1, with those of removed experts' rows, which are not here
   double conditional_entropy = 0;    // H(e|x), nats
   double loss = 0;                   // unweighted
   Index tokens = 0;                  // N, without masked ones
@@ -89,19 +91,31 @@ struct Observation {
   void add_router(B& backend, PackedTokens const& packed, std::string name, Context const& context) {
     RoutingPlan const& plan = context.plan;
     RoutingStatistics const& sums = context.statistics;  // of the routed experts
-    auto const shared = static_cast<std::size_t>(plan.experts - sums.experts()), experts = static_cast<std::size_t>(plan.experts);
+    auto const experts = static_cast<std::size_t>(plan.experts), rows = static_cast<std::size_t>(sums.experts());
+    // The expert of each row of the router.
+    std::vector<std::int32_t> number(rows);
+    if (context.removed) to_host(backend, Vector<std::int32_t const>(context.removed.expert_of_row), number.data());
+    else std::iota(number.begin(), number.end(), 0);
+    auto const shared = experts - static_cast<std::size_t>(std::count_if(number.begin(), number.end(), [](auto e) { return e >= 0; }));
+    auto const place = [&](auto const& of_rows, auto* of_experts) {
+      for (std::size_t r = 0; r < rows; ++r)
+        if (number[r] >= 0) of_experts[shared + static_cast<std::size_t>(number[r])] = of_rows[r];
+    };
     RouterObservation<A> seen{std::move(name), plan.experts, plan.top_k};
     seen.experts = spread<ExpertId>(backend, packed, context.experts, -1);
     seen.gates = spread<A>(backend, packed, context.gates, A(0));
     auto const routed = spread<A>(backend, packed, context.choice.probabilities, A(0));
-    seen.probabilities.resize(routed.size() / (experts - shared) * experts);
-    for (std::size_t from = 0, to = shared; from < routed.size(); from += experts - shared, to += experts)
-      std::copy_n(routed.data() + from, experts - shared, seen.probabilities.data() + to);
+    seen.probabilities.resize(routed.size() / rows * experts);
+    for (std::size_t from = 0, to = 0; from < routed.size(); from += rows, to += experts)
+      place(routed.data() + from, seen.probabilities.data() + to);
     seen.shared_experts = static_cast<Index>(shared);
     seen.load.assign(experts, static_cast<double>(plan.tokens));
     seen.mean_probability.resize(experts);
-    to_host(backend, Vector<double const>(sums.count), seen.load.data() + shared);
-    to_host(backend, Vector<double const>(sums.probability_sum), seen.mean_probability.data() + shared);
+    std::vector<double> of_rows(rows);
+    to_host(backend, Vector<double const>(sums.count), of_rows.data());
+    place(of_rows, seen.load.data());
+    to_host(backend, Vector<double const>(sums.probability_sum), of_rows.data());
+    place(of_rows, seen.mean_probability.data());
     seen.tokens = plan.tokens;
     double const n = static_cast<double>(plan.tokens);
     for (double& p : seen.mean_probability) p /= n;

@@ -197,8 +197,8 @@ inline void RouteRecord::expect_routers(std::vector<RouterSize> const& found) co
 inline void RouteRecord::expect_model(Config const& config) const {
   std::vector<RouterSize> sizes;
   for (Index i = 0; i < config.layers; ++i) {
-    sizes.push_back({attention_router_name(i), config.attention.experts[i], config.attention.top_k});
-    sizes.push_back({feed_forward_router_name(i), config.feed_forward.experts[i], config.feed_forward.top_k});
+    sizes.push_back({attention_router_name(i), active_experts(config.attention, i), config.attention.top_k});
+    sizes.push_back({feed_forward_router_name(i), active_experts(config.feed_forward, i), config.feed_forward.top_k});
   }
   expect_routers(sizes);
 }

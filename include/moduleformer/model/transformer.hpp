@@ -31,6 +31,19 @@ struct SumUp {
 
 }  // namespace detail
 
+namespace detail {
+
+/// Throws Error for a selection that would choose rows of removed experts.
+template <class Selection>
+void check_chooses_by_logits(Selection const& selection) {
+  with_policy(selection, []<class Concrete>(Concrete const&) {
+    expects(requires { requires Concrete::chooses_by_logits; }, "selection: ", Concrete::name,
+            " does not know rows of removed experts, which stay in this model's routers");
+  });
+}
+
+}  // namespace detail
+
 /// Throws Error for policies that do not go together, or not with the sizes.
 template <class PolicySet>
 void check_policies(Config const& config, PolicySet const& policies) {
@@ -39,8 +52,12 @@ void check_policies(Config const& config, PolicySet const& policies) {
   shared.check(config.attention.top_k, config.feed_forward.top_k);
   auto const check_routers = [&](std::string_view key, auto const& sizes, Index shared_experts) {
     Index const top_k = sizes.top_k - shared_experts;
-    check_gates(policies, key, top_k, sizes.experts.largest() - shared_experts);
-    for (Index i = 0; i < config.layers; ++i) policies.selection.check(top_k, sizes.experts[i] - shared_experts);
+    for (Index i = 0; i < config.layers; ++i) {
+      Index const routed = active_experts(sizes, i) - shared_experts;
+      check_gates(policies, key, top_k, routed);
+      policies.selection.check(top_k, routed);
+      if (sizes.removed[i] > 0) detail::check_chooses_by_logits(policies.selection);
+    }
   };
   check_routers("k_att", config.attention, shared.attention);
   check_routers("k_mlp", config.feed_forward, shared.feed_forward);
@@ -52,6 +69,9 @@ void check_settings(Config const& config, PolicySet const& policies, Settings co
   SharedCounts const shared = shared_counts(policies.shared_experts);
   settings.check(std::min(config.attention.top_k - shared.attention, config.feed_forward.top_k - shared.feed_forward));
   detail::check_sampled_slots(policies.selection, settings);
+  expects(settings.sampled_slots == 0 ||
+              (config.attention.removed.largest() == 0 && config.feed_forward.removed.largest() == 0),
+          "sample_topk: expected 0 where routers have rows of removed experts, found ", settings.sampled_slots);
 }
 
 template <Shape shape, class PolicySet, Backend B>
@@ -108,11 +128,13 @@ class Transformer {
     check_shared_experts<shape, typename PolicySet::SharedExperts>();
     check_policies(config, policies);
     for (Index i = 0; i < extents_.layers; ++i) {
-      RouterExtents router{extents_.hidden_size, extents_.router_hidden_size, config.attention.experts[i]};
-      typename BlockType::AttentionLayer attention(router, extents_.attention_top_k, extents_.attention_heads,
+      auto const router = [&](auto const& kind) -> RouterExtents {
+        return {extents_.hidden_size, extents_.router_hidden_size, active_experts(kind, i) + kind.removed[i],
+                kind.dormant[i], kind.removed[i]};
+      };
+      typename BlockType::AttentionLayer attention(router(config.attention), extents_.attention_top_k, extents_.attention_heads,
                                                    extents_.attention_hidden_size, policies);
-      router.experts = config.feed_forward.experts[i];
-      typename BlockType::FeedForwardLayer feed_forward(router, extents_.feed_forward_top_k,
+      typename BlockType::FeedForwardLayer feed_forward(router(config.feed_forward), extents_.feed_forward_top_k,
                                                         extents_.feed_forward_hidden_size, policies);
       blocks_.emplace_back(attention, feed_forward, extents_.hidden_size);
     }

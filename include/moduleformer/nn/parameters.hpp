@@ -23,6 +23,7 @@ struct Segment {
   std::string name;
   std::vector<Index> shape;
   Initial initial = Initial::zero;
+  Index active_rows = 0;        // the others, at the end, are dormant: kept, and nothing computes with them
   Index trainable_begin = 0;    // rows [begin, end) have gradients, moments and updates
   Index trainable_end = 0;
   Index gradient_offset = 0;    // of the trainable rows, in elements, in every training arena
@@ -62,6 +63,7 @@ class ParameterTable {
   }
 
   void add(Segment segment) {
+    segment.active_rows = segment.rows();
     segment.trainable_begin = 0;
     segment.trainable_end = segment.initial == Initial::state ? 0 : segment.rows();
     segments_.push_back(std::move(segment));
@@ -73,9 +75,21 @@ class ParameterTable {
     Segment& s = segments_.at(i);
     expects(begin >= 0 && begin <= end && end <= s.rows(), s.name, ": expected trainable rows within 0 to ", s.rows(),
             ", found ", begin, " to ", end);
+    expects(begin == end || end <= s.active_rows, s.name, ": rows from ", s.active_rows,
+            " on are dormant, activate them before training them");
     expects(begin == end || s.initial != Initial::state, s.name, ": is kept by the selection, gradients cannot train it");
     s.trainable_begin = begin;
     s.trainable_end = end;
+    lay_out();
+  }
+
+  /// Makes the rows from `count` on dormant; they do not train.
+  void set_active(std::size_t i, Index count) {
+    Segment& s = segments_.at(i);
+    expects(count >= 0 && count <= s.rows(), s.name, ": expected active rows up to ", s.rows(), ", found ", count);
+    s.active_rows = count;
+    s.trainable_end = s.trainable_end < count ? s.trainable_end : count;
+    s.trainable_begin = s.trainable_begin < s.trainable_end ? s.trainable_begin : s.trainable_end;
     lay_out();
   }
 
@@ -116,6 +130,10 @@ struct Gradients {
   using View = GradientView<S, Rank>;
 };
 
+/// Whether a visitor wants tensors with the rows of dormant experts, or, as all others, what a model computes with.
+template <class Visitor>
+inline constexpr bool lists_dormant = requires { requires Visitor::lists_dormant; };
+
 /// Base of visitors over visit_parameters: keeps the name's prefix. A layer's
 ///   visit_parameters(views, visit)  calls  visit("name", views.member, Initial, extents...)
 /// and visit.inside("prefix.", [&] { ... }) around a part.
@@ -136,6 +154,7 @@ class NamePrefix {
 /// Appends every tensor to a table.
 class DeclareParameters : public NamePrefix {
  public:
+  static constexpr bool lists_dormant = true;
   explicit DeclareParameters(ParameterTable& table) : table_(table) {}
 
   template <class View, class... Sizes>
@@ -152,6 +171,30 @@ class DeclareParameters : public NamePrefix {
   static constexpr Index largest = Index{1} << 46;  // elements of one tensor
   ParameterTable& table_;
 };
+
+/// Tells a declared table which rows are dormant.
+class DeclareActive : public NamePrefix {
+ public:
+  explicit DeclareActive(ParameterTable& table) : table_(table) {}
+
+  template <class View, class First, class... Sizes>
+  void operator()(std::string_view, View&, Initial, First rows, Sizes...) {
+    table_.set_active(next_++, static_cast<Index>(rows));
+  }
+
+ private:
+  ParameterTable& table_;
+  std::size_t next_ = 0;
+};
+
+/// Declares a table: bind(visitor) visits all parameters.
+template <class Bind>
+void declare_parameters(ParameterTable& table, Bind const& bind) {
+  DeclareParameters all(table);
+  bind(all);
+  DeclareActive active(table);
+  bind(active);
+}
 
 /// Points every view at its segment's place: `place(i)` is the first element of segment i.
 template <class S, class Place>
@@ -192,6 +235,7 @@ class BindGradients : public NamePrefix {
 /// Counts elements, at compile time too.
 class CountParameters {
  public:
+  static constexpr bool lists_dormant = true;
   template <class Body>
   constexpr void inside(std::string_view, Body&& body) {
     body();

@@ -9,6 +9,7 @@
 #include <moduleformer/core/dynamic_policy.hpp>
 #include <moduleformer/core/error.hpp>
 #include <moduleformer/nn/pass.hpp>
+#include <moduleformer/routing/removed_rows.hpp>
 #include <moduleformer/routing/shared_experts.hpp>
 
 #include <type_traits>
@@ -38,13 +39,13 @@ void check_sampled_slots(Selection const& selection, Settings const& settings) {
 
 }  // namespace detail
 
-/// K experts of each token in so many slots, of a layer with S shared experts before its E routed ones. `given`
-/// (N, S + slots), if any, are the layer's experts and replace the selection; the gates are computed all the same. `site` is
-/// where the selection draws random numbers.
+/// K experts of each token in so many slots, of a layer with S shared experts before its E routed ones, by the rows of their
+/// logits. `given` (N, S + slots), if any, are the layer's experts and replace the selection; the gates are computed all the
+/// same. `site` is where the selection draws random numbers.
 template <class Selection, class Gating, Backend B, class P, class A = typename B::Accumulator>
 Choice<A> choose(Pass<B>& pass, Selection const& selection, Gating const& gating, P const& p, Index k, Index slots,
-                 Index shared, RandomSite site, Matrix<std::type_identity_t<A>> mutable_logits,
-                 Matrix<ExpertId const> given) {
+                 Index shared, RemovedRows<typename B::Scalar> const& removed, RandomSite site,
+                 Matrix<std::type_identity_t<A>> mutable_logits, Matrix<ExpertId const> given) {
   selection.restrict(pass, k, site, mutable_logits);
   Matrix<A const> const logits = mutable_logits;
   Index const n = logits.extent(0), e = logits.extent(1);
@@ -57,8 +58,18 @@ Choice<A> choose(Pass<B>& pass, Selection const& selection, Gating const& gating
                 detail::TakeRouted<ExpertId>{shared, shared + slots, given.data(), choice.experts.data()});
   else if (given)
     copy(pass.backend, given.reshape(given.size()), choice.experts.reshape(n * slots));
-  else
+  else if (!removed)
     selection.select(pass, k, p, site, logits, Matrix<A const>(choice.probabilities), choice.experts);
+  if (removed && given) {
+    invoke_each(pass.backend, n * slots,
+                detail::Renumber{removed.row_of_expert.data(), choice.experts.data(), choice.experts.data()});
+  } else if (removed) {
+    auto const scratch = pass.scope();
+    Matrix<A> const masked = pass.template allocate<A>(n, e);
+    invoke_each(pass.backend, n * e,
+                detail::MaskLogits<A>{e, removed.expert_of_row.data(), logits.data(), masked.data()});
+    selection.select(pass, k, p, site, Matrix<A const>(masked), Matrix<A const>(choice.probabilities), choice.experts);
+  }
   with_policy(gating, [&](auto const& gates) { gates.forward(pass, logits, choice); });
   return choice;
 }

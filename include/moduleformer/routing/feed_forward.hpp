@@ -34,8 +34,8 @@ class FeedForward {
 
   template <class Views, class Visitor>
   constexpr void visit_parameters(Views& p, Visitor& visit) const {
-    visit("experts.weight", p.in, Initial::expert_uniform, router_.experts(), hidden_size_, width_);
-    visit("output_experts.weight", p.out, Initial::expert_uniform, router_.experts(), width_, hidden_size_);
+    visit("experts.weight", p.in, Initial::expert_uniform, router_.listed_experts(visit), hidden_size_, width_);
+    visit("output_experts.weight", p.out, Initial::expert_uniform, router_.listed_experts(visit), width_, hidden_size_);
     visit.inside("gate.", [&] { router_.visit_parameters(p.router, visit); });
   }
 

@@ -20,7 +20,8 @@ struct RouterLayerContext {
   Matrix<S> jittered;           // what the router read of x (N,D); null: x
   RouterContext router;
   Matrix<A> logits;             // (N,E)
-  Choice<A> choice;             // among the routed experts
+  Choice<A> choice;             // among the routed experts, by their rows
+  RemovedRows<S> removed;       // null: every row of the router has its expert, and its number
   Matrix<ExpertId> experts;     // (N,K) of the layer: the shared ones, then the choice
   Matrix<A> gates;              // (N,K)
   RoutingPlan plan;
@@ -72,6 +73,7 @@ class RouterLayer {
   struct Parameters {
     typename Router::template Parameters<Access> router;
     typename Policies::Selection::template Parameters<Access> selection;
+    typename Access::template View<1> kept_rows;  // (E) 1, or 0 for a row without an expert; null: all have one
   };
 
   /// Of a layer with so many experts, of which a token has top_k, `shared` of them without being routed. Throws Error for
@@ -79,19 +81,28 @@ class RouterLayer {
   constexpr RouterLayer(RouterExtents extents, Index top_k, Policies const& policies, Index shared = 0)
       : extents_(extents), top_k_(top_k - shared), shared_(shared), policies_(&policies) {
     extents_.experts -= shared;
-    policies.selection.check(top_k_, extents_.experts);
+    policies.selection.check(top_k_, routed_experts());
   }
 
   template <class Views, class Visitor>
   constexpr void visit_parameters(Views& p, Visitor& visit) const {
-    policies_->router.visit_parameters(extents_, p.router, visit);
-    policies_->selection.visit_parameters(extents_.experts, p.selection, visit);
+    RouterExtents const listed = extents_.listed(visit);
+    policies_->router.visit_parameters(listed, p.router, visit);
+    policies_->selection.visit_parameters(listed.experts, p.selection, visit);
+    if (listed.removed > 0) visit("kept_rows", p.kept_rows, Initial::state, listed.experts);
   }
 
-  /// Of the layer, and how many of them are shared, how many routed.
-  [[nodiscard]] Index experts() const { return shared_ + extents_.experts; }
+  /// Of the layer, and how many of them are shared, how many routed. Dormant ones do not count.
+  [[nodiscard]] constexpr Index experts() const { return shared_ + routed_experts(); }
+  /// As a visitor of parameters is to see them.
+  template <class Visitor>
+  [[nodiscard]] constexpr Index listed_experts(Visitor const& visit) const {
+    return shared_ + extents_.listed(visit).experts - extents_.removed;
+  }
   [[nodiscard]] Index shared_experts() const { return shared_; }
-  [[nodiscard]] Index routed_experts() const { return extents_.experts; }
+  [[nodiscard]] constexpr Index routed_experts() const { return extents_.experts - extents_.removed; }
+  /// Logits of a token.
+  [[nodiscard]] Index rows() const { return extents_.experts; }
   /// Slots of a token in memory, and whether some of them may be empty.
   [[nodiscard]] Index slots(bool training) const { return shared_ + routed_slots(training); }
   [[nodiscard]] bool leaves_empty(bool training) const { return policies_->selection.leaves_empty(training); }
@@ -110,15 +121,26 @@ class RouterLayer {
       apply_jitter(backend, jitter, x, context.jittered);
     }
     context.router = policies_->router.forward(pass, extents_, p.router, input(context, x), context.logits);
+    if (extents_.removed > 0) {
+      context.removed = {p.kept_rows, pass.template allocate<std::int32_t>(rows()),
+                         pass.template allocate<std::int32_t>(routed_experts())};
+      invoke(backend, detail::NumberRows<S>{context.removed});
+    }
     context.choice = choose(pass, policies_->selection, policies_->gating, p.selection, top_k_, k - shared_, shared_,
-                            sampling, context.logits, given);
-    context.experts = context.choice.experts;
+                            context.removed, sampling, context.logits, given);
+    Matrix<ExpertId> routed = context.choice.experts;
+    if (context.removed) {
+      routed = pass.template allocate<ExpertId>(n, k - shared_);
+      invoke_each(backend, routed.size(), detail::Renumber{context.removed.expert_of_row.data(),
+                                                           context.choice.experts.data(), routed.data()});
+    }
+    context.experts = routed;
     context.gates = context.choice.gates;
     if (shared_ > 0) {
       context.experts = pass.template allocate<ExpertId>(n, k);
       context.gates = pass.template allocate<A>(n, k);
       invoke_each(backend, n * k,
-                  detail::PrependShared<A>{shared_, k, context.choice.experts.data(), context.choice.gates.data(),
+                  detail::PrependShared<A>{shared_, k, routed.data(), context.choice.gates.data(),
                                            context.experts.data(), context.gates.data()});
     }
 
@@ -163,7 +185,7 @@ class RouterLayer {
 
  private:
   [[nodiscard]] Index routed_slots(bool training) const {
-    return policies_->selection.slots(top_k_, extents_.experts, training);
+    return policies_->selection.slots(top_k_, routed_experts(), training);
   }
   static Matrix<S const> input(Context const& context, Matrix<S const> x) {
     return context.jittered ? context.jittered : x;

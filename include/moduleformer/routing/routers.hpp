@@ -21,7 +21,15 @@ namespace moduleformer {
 struct RouterExtents {
   Index hidden_size = 0;         // D
   Index router_hidden_size = 0;  // R
-  Index experts = 0;             // E
+  Index experts = 0;             // E: rows of the logits
+  Index dormant = 0;             // rows after these that have parameters, and nothing else
+  Index removed = 0;             // of the E: rows without an expert (routing/removed_rows.hpp)
+
+  /// As a visitor of parameters is to see them.
+  template <class Visitor>
+  [[nodiscard]] constexpr RouterExtents listed(Visitor const&) const {
+    return {hidden_size, router_hidden_size, experts + (lists_dormant<Visitor> ? dormant : 0), 0, removed};
+  }
 };
 
 struct LinearRouter {

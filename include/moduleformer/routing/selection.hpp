@@ -35,6 +35,7 @@ struct TopK : FixedSlots {
   using Role = role::Selection;
   static constexpr std::string_view name = "top_k";
   static constexpr bool samples_slots = true;
+  static constexpr bool chooses_by_logits = true;  // so that -infinity excludes an expert
 
   template <class Access>
   struct Parameters {};
@@ -56,6 +57,7 @@ struct TopK : FixedSlots {
 struct GumbelTopK : FixedSlots {
   using Role = role::Selection;
   static constexpr std::string_view name = "gumbel_top_k";
+  static constexpr bool chooses_by_logits = true;
   double scale = 1;
 
   template <class Access>

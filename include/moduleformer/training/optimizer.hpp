@@ -10,6 +10,7 @@
 #include <moduleformer/backend/remote_vector.hpp>
 #include <moduleformer/core/platform.hpp>
 #include <moduleformer/nn/parameters.hpp>
+#include <moduleformer/nn/row_map.hpp>
 #include <moduleformer/training/visit_checked.hpp>
 
 #include <cmath>
@@ -82,6 +83,22 @@ class AdamWState {
     // Whoever writes them next by another backend, as visit() does, must find the zeros there: wait for them.
     S last{};
     if (size() > 0) to_host(backend, Vector<S const>(second_.view()).rows(size() - 1, 1), &last);
+  }
+
+  /// Those of a model after surgery: rows that were there and trained keep theirs, others have none yet.
+  AdamWState(B& backend, ParameterTable const& table, RowMap const& rows, AdamWState const& old,
+             ParameterTable const& old_table)
+      : AdamWState(backend, table) {
+    expects(rows.tensors.size() == table.count(), "optimizer state: expected a map of the rows of ", table.count(),
+            " tensors, found ", rows.tensors.size());
+    for (std::size_t i = 0; i < table.count(); ++i) {
+      if (rows.tensors[i].old == RowMap::none) continue;
+      Segment const &from = old_table[rows.tensors[i].old], &to = table[i];
+      copy_rows(backend, rows, i, to.row_size(), from.trainable_begin, from.trainable_end, old.first(from), to.trainable_begin,
+                to.trainable_end, first(to));
+      copy_rows(backend, rows, i, to.row_size(), from.trainable_begin, from.trainable_end, old.second(from), to.trainable_begin,
+                to.trainable_end, second(to));
+    }
   }
 
   [[nodiscard]] Vector<S> first(Segment const& s) { return {first_.data() + s.gradient_offset, {s.trainable_size()}}; }

@@ -32,8 +32,8 @@ RoutingTotals<B> make_routing_totals(B& backend, Model const& model, bool wanted
   if (!wanted && !needs_routing_totals(model)) return {};
   std::vector<Index> experts;
   for (auto const& block : model.transformer().blocks()) {
-    experts.push_back(block.attention().router().routed_experts());
-    experts.push_back(block.feed_forward().router().routed_experts());
+    experts.push_back(block.attention().router().rows());
+    experts.push_back(block.feed_forward().router().rows());
   }
   return {backend, experts};
 }

@@ -101,6 +101,16 @@ class Trainer {
                                  [&](std::size_t i) { (void)model.writable(i); });
   }
 
+  /// Goes on after surgery (modular/): the steps, the numbers and the moments of a trainer of the old model. Statistics of
+  /// routing over more than a step begin anew. Throws Error while a step's report is outstanding.
+  template <class OldModel>
+  Trainer(Model& model, Trainer<OldModel, Rate> const& before, RowMap const& rows)
+      : Trainer(model, before.optimizer(), before.schedule(), before.options()) {
+    before.expect_reported();
+    moments_ = AdamWState<B>(session_.backend(), model.table(), rows, before.moments(), before.model().table());
+    steps_ = before.steps();
+  }
+
   /// One step on one batch, on the recorded routes if given.
   StepReport step(Batch const& batch, Replay replay = {}) {
     return step(std::span<Batch const>(&batch, 1), std::span<Replay const>(&replay, replay ? 1 : 0));
@@ -169,11 +179,16 @@ class Trainer {
   [[nodiscard]] SessionType& session() { return session_; }
   [[nodiscard]] AdamW const& optimizer() const { return optimizer_; }
   [[nodiscard]] Rate const& schedule() const { return schedule_; }
+  [[nodiscard]] TrainerOptions const& options() const { return options_; }
+  /// Throws Error while a step's report is outstanding: its work may not be done.
+  void expect_reported() const {
+    expects(!is_pending_, "training state: step ", steps_, " has not reported yet, call finish() first");
+  }
   /// Of the last step, before clipping.
   [[nodiscard]] typename Model::Gradient const& gradient() const { return gradient_; }
   [[nodiscard]] AdamWState<B> const& moments() const { return moments_; }
   /// With observe_load: for each router (attention and feed-forward of each layer in turn) how many tokens of the last step's
-  /// batch chose each of its experts, shared ones left out. Waits for the backend.
+  /// batch chose each of its experts, shared ones left out; a row whose expert was removed has 0. Waits for the backend.
   [[nodiscard]] std::vector<std::vector<double>> routing_load() {
     expects(options_.observe_load, "routing_load: expected a trainer with observe_load");
     std::vector<std::vector<double>> load;
@@ -188,7 +203,7 @@ class Trainer {
   /// Nothing is taken over before the numbers were found to agree. Throws Error while a step's report is outstanding.
   template <class Self, class Visitor>
   static void visit(Self& self, Visitor&& visit) {
-    expects(!self.is_pending_, "training state: step ", self.steps_, " has not reported yet, call finish() first");
+    self.expect_reported();
     bool const any = self.options_.accept_other_numbers;
     detail::visit_checked(visit, "seed", self.options_.seed);
     detail::visit_checked(visit, "optimizer", self.optimizer_.describe(), any);
