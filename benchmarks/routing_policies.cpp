@@ -19,35 +19,61 @@ void list_policies() {
   for (Variant const& v : variants) fmt::print("{:<16} {}\n", v.name, v.what);
 }
 
+/// Throws Error for a domain too short to hold out text of.
+void check_held_out(RoutingOptions const& o) {
+  MixedTexts const texts(o, o.seeds.front());
+  for (std::size_t d = 0; d < texts.domains(); ++d) {
+    Index targets = 0;
+    try {
+      for (mf::Batch const& batch : texts.held_out(d)) targets += batch.counted_targets();
+    } catch (mf::Error const& error) {
+      mf::fail<mf::Error>("--data: domain ", o.domains[d].name, ": ", error.what());
+    }
+    mf::expects(targets > 0, "--data: domain ", o.domains[d].name, ": expected at least two bytes held out, found one");
+  }
+}
+
 /// Makes what is missing.
 void run_cells(RoutingOptions const& o) {
+  check_held_out(o);
   std::vector<Cell> missing;
   auto const all = cells(o);
-  for (Cell const& cell : all)
-    if (!read_result<CellResult>(o, cell.file(o))) missing.push_back(cell);
+  double spent = 0;
+  std::size_t timed = 0;
+  for (Cell const& cell : all) {
+    auto const made = read_result<CellResult>(o, cell.file(o));
+    if (!made || !made->by_this_program()) missing.push_back(cell);
+    else if (made->seconds > 0) spent += made->seconds, ++timed;
+  }
   fmt::print("{} cells of {} steps of {} tokens, {} of them done\n", all.size(), o.steps(), o.tokens_per_step(),
              all.size() - missing.size());
-  double spent = 0;
   for (std::size_t i = 0; i < missing.size(); ++i) {
-    double const left = i == 0 ? 0 : spent / static_cast<double>(i) * static_cast<double>(missing.size() - i);
-    fmt::print("{} ({} to go{})\n", missing[i].name(), missing.size() - i,
-               i == 0 ? "" : fmt::format(", about {:.0f} min", left / 60));
+    if (timed == 0) spent = CellRun(o, missing[i]).estimate_seconds();
+    double const left = spent / static_cast<double>(std::max<std::size_t>(timed, 1)) * static_cast<double>(missing.size() - i);
+    fmt::print("{} ({} to go, about {:.0f} min)\n", missing[i].name(), missing.size() - i, left / 60);
     std::fflush(stdout);
+    if (timed == 0) spent = 0;
     double const begin = now();
-    write_result(o, missing[i].file(o), CellRun(o, missing[i]).run());
+    CellResult const result = CellRun(o, missing[i]).run();
     spent += now() - begin;
+    ++timed;
+    write_result(o, missing[i].file(o), result, now() - begin);
   }
 }
 
 void write_report(RoutingOptions const& o) {
-  auto const all = collect(o);
-  mf::expects(!all.empty(), o.out.string(), ": no cell of these sources and settings is done");
+  Maker maker;
+  auto const all = collect(o, maker);
+  mf::expects(!all.empty(), o.out.string(), ": no cell of these settings is done");
   auto const rows = table_cells(all);
   fmt::print("\n{}", plain_table(rows));
+  if (std::ranges::any_of(all, [](PolicyResults const& p) { return p.variant->name == "expert-choice"; }))
+    fmt::print("expert-choice: experts chose tokens in training; evaluated by each token's top-k, as every other policy.\n");
+  if (maker.sources != MODULEFORMER_SOURCES) fmt::print("Of commit {}, sources {}.\n", maker.commit, maker.sources);
   mf::write_file(o.out / "table.md", markdown_table(rows));
   mf::write_file(o.out / "results.csv", csv_table(all));
-  nlohmann::json json{{"identity", identity(o)},
-                      {"commit", MODULEFORMER_COMMIT},
+  nlohmann::json json{{"identity", "sources " + maker.sources + "; " + o.settings()},
+                      {"commit", maker.commit},
                       {"build", mf::build_info()},
                       {"cells", nlohmann::json::array()}};
   for (PolicyResults const& p : all) {

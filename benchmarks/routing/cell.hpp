@@ -74,20 +74,38 @@ inline std::string identity(RoutingOptions const& o) {
 
 /// A result's file, whole or not there.
 template <class Result>
-void write_result(RoutingOptions const& o, std::filesystem::path const& file, Result const& result) {
-  nlohmann::json const json{{"identity", identity(o)}, {"commit", MODULEFORMER_COMMIT}, {"result", result}};
+void write_result(RoutingOptions const& o, std::filesystem::path const& file, Result const& result, double seconds = 0) {
+  nlohmann::json const json{
+      {"identity", identity(o)}, {"commit", MODULEFORMER_COMMIT}, {"seconds", seconds}, {"result", result}};
   mf::FileCommit commit{file};
   mf::write_file(commit.temporary(), json.dump(1) + "\n");
   commit.finish();
 }
 
-/// The result, if it is there, whole, and of the same sources and settings.
+/// A result and what made it.
 template <class Result>
-std::optional<Result> read_result(RoutingOptions const& o, std::filesystem::path const& file) {
+struct Made {
+  std::string sources;  // the hash
+  std::string commit;
+  double seconds = 0;   // that it took; 0 if it does not say
+  Result result;
+  [[nodiscard]] bool by_this_program() const { return sources == MODULEFORMER_SOURCES; }
+};
+
+/// The result, if it is there, whole, and of the same settings.
+template <class Result>
+std::optional<Made<Result>> read_result(RoutingOptions const& o, std::filesystem::path const& file) {
   std::ifstream stream(file);
   auto const json = nlohmann::json::parse(stream, nullptr, false);
-  if (!json.is_object() || json.value("identity", "") != identity(o)) return {};
-  return json.at("result").get<Result>();
+  if (!json.is_object()) return {};
+  try {
+    std::string const found = json.at("identity"), first = "sources ", rest = "; " + o.settings();
+    if (!found.starts_with(first) || !found.ends_with(rest) || found.size() < first.size() + rest.size()) return {};
+    return Made<Result>{found.substr(first.size(), found.size() - first.size() - rest.size()), json.at("commit"),
+                        json.value("seconds", 0.0), json.at("result").get<Result>()};
+  } catch (nlohmann::json::exception const&) {
+    return {};
+  }
 }
 
 /// Cells in the order in which they run: one seed of every policy, then the next.

@@ -92,15 +92,26 @@ inline constexpr SpeedColumn speed_columns[] = {
      }},
 };
 
-/// All finished cells, by policy.
-inline std::vector<PolicyResults> collect(RoutingOptions const& o) {
+/// What made all cells of a report.
+struct Maker {
+  std::string sources, commit;
+};
+
+/// All finished cells, by policy: those that this program made, or, for a report alone, those that one other program made.
+/// Throws Error for cells of several.
+inline std::vector<PolicyResults> collect(RoutingOptions const& o, Maker& maker) {
   std::vector<PolicyResults> all;
   for (auto const& name : o.policies) {
     PolicyResults policy{&find_variant(name)};
     for (auto const seed : o.seeds)
-      if (auto result = read_result<CellResult>(o, Cell{policy.variant, seed}.file(o)))
-        policy.seeds.push_back(std::move(*result));
-    policy.speed = read_result<SpeedResult>(o, speed_file(o, *policy.variant));
+      if (auto made = read_result<CellResult>(o, Cell{policy.variant, seed}.file(o));
+          made && (o.report_only || made->by_this_program())) {
+        if (maker.sources.empty()) maker = {made->sources, made->commit};
+        mf::expects(maker.sources == made->sources, o.out.string(), ": ", name, ", seed ", seed, " is of commit ",
+                    made->commit, ", others are of ", maker.commit, ": make one report of each");
+        policy.seeds.push_back(std::move(made->result));
+      }
+    if (auto made = read_result<SpeedResult>(o, speed_file(o, *policy.variant))) policy.speed = std::move(made->result);
     if (!policy.seeds.empty()) all.push_back(std::move(policy));
   }
   return all;

@@ -55,6 +55,23 @@ with tempfile.TemporaryDirectory() as name:
     for file in ("table.md", "results.csv", "results.json"):
         expect((folder / "whole" / file).stat().st_size > 0, file)
     expect("4 of them done" in run(folder, *cells, "--out", str(folder / "whole")).stdout, "cells that are done are skipped")
+    report = run(folder, *cells, "--report", "--out", str(folder / "whole"))
+    expect(report.returncode == 0 and "Of commit" not in report.stdout, report.stdout + report.stderr)
+    # Cells of other sources: for a report they count, if all are of the same; for a run they are missing.
+    for file in sorted((folder / "whole").glob("*-[0-9].json")):
+        other = json.loads(file.read_text())
+        expect(other["seconds"] > 0, other)
+        other["identity"] = "sources 0123456789ab;" + other["identity"].split(";", 1)[1]
+        other["commit"] = "abc1234"
+        (folder / "others").mkdir(exist_ok=True)
+        (folder / "others" / file.name).write_text(json.dumps(other))
+    report = run(folder, *cells, "--report", "--out", str(folder / "others"))
+    expect("Of commit abc1234, sources 0123456789ab." in report.stdout, report.stdout + report.stderr)
+    (folder / "others" / "mi-1.json").write_bytes((folder / "whole" / "mi-1.json").read_bytes())
+    report = run(folder, *cells, "--report", "--out", str(folder / "others"))
+    expect(report.returncode == 1 and "make one report of each" in report.stderr, report.stdout + report.stderr)
+    (folder / "others" / "mi-1.json").write_text('{"identity": null}')
+    expect(run(folder, *cells, "--report", "--out", str(folder / "others")).returncode == 0, "a damaged cell is a missing one")
     expect("0 of them done" in run(folder, *cells, "--rate", "1e-3", "--out", str(folder / "whole")).stdout, "other settings, other cells")
 
     # Saved after every step and killed: what is left goes on.
@@ -81,7 +98,8 @@ with tempfile.TemporaryDirectory() as name:
 
     for more, words in ((["--policies", "mi,nonsense"], "found 'nonsense'"), (["--data", "one=" + str(folder / "two.txt")], "given twice"),
                         (["--data", "three=/nowhere"], "expected a text file"), (["--data", "three"], "NAME=FILE"),
-                        (["--report", "--out", str(folder / "none")], "no cell")):
+                        (["--report", "--out", str(folder / "none")], "no cell"),
+                        (["--held-out", "1e-6"], "domain one: held-out text: there is none")):
         bad = run(folder, *more)
         expect(bad.returncode != 0 and words in bad.stderr, f"{more}: {bad.stderr}")
 

@@ -82,13 +82,14 @@ class LayerAlone {
     return values;
   }
 
-  /// Median seconds of call(layer, pass, values, gradients, x).
+  /// Median seconds of call(layer, pass, values, gradients, x) on tokens of these documents.
   template <class Call>
-  double seconds(Index repeats, Call&& call) {
+  double seconds(Index repeats, mf::Vector<mf::Sequence const> documents, Call&& call) {
     return median_seconds(repeats, [&] {
       backend_.workspace().release({});
       mf::Pass<Backend> pass{backend_, settings_, /*keep=*/true, /*training=*/true};
       pass.numbers = &numbers_;
+      pass.documents = documents;
       call(layer_, pass, values_, gradients_, x);
     });
   }
@@ -152,14 +153,14 @@ inline BlockSeconds block_seconds(RoutingOptions const& o, Routing const& routin
     mf::Matrix<float const> const dgates{dgate.data(), {n, slots}};
     auto const route = [&](mf::Matrix<mf::ExpertId const> choice) {
       LayerAlone alone(backend, routing.settings, layer.router(), n, d);
-      return alone.seconds(repeats, [&](auto const& router, auto& pass, auto const& p, auto const& g, auto x) {
+      return alone.seconds(repeats, sequences, [&](auto const& router, auto& pass, auto const& p, auto const& g, auto x) {
         auto const context = router.forward(pass, p, x, choice, site);
         router.backward(pass, p, g, context, site, x, dgates, pass.template allocate<float>(n, d));
       });
     };
     result.routers += route({});
     LayerAlone alone(backend, routing.settings, layer, n, d);
-    seconds = alone.seconds(repeats, [&](auto const& l, auto& pass, auto const& p, auto const& g, auto x) {
+    seconds = alone.seconds(repeats, sequences, [&](auto const& l, auto& pass, auto const& p, auto const& g, auto x) {
       call(l, pass, p, g, x, given, pass.template allocate<float>(n * slots, d), pass.template allocate<float>(n, d),
            pass.template allocate<float>(n * slots, d));
     }) - route(given);

@@ -37,6 +37,15 @@ class CellRun {
     cell.variant->choose(routing_);
   }
 
+  /// Seconds of the whole cell by those of some steps of a new model, without its evaluation.
+  double estimate_seconds() const {
+    Model model = Model::random(cell_.seed, o_.config(), routing_.settings, routing_.policies);
+    mf::Trainer trainer{model, mf::AdamW{}, mf::Constant{}, {.threads = o_.threads}};
+    mf::Batch batch;
+    texts_.read(0, batch);
+    return median_seconds(2, [&] { trainer.step(batch); }) * static_cast<double>(o_.steps());
+  }
+
   CellResult run() {
     Model model = start();
     mf::Trainer trainer{model, mf::AdamW{.learning_rate = o_.rate},

@@ -39,7 +39,10 @@ class TrainingRunOn final : public TrainingRun {
   }
   void load(std::string const& folder) override {
     moduleformer::load_state(folder, trainer_.model(), trainer_);
-    if (moduleformer::has_state<moduleformer::RoutingHistory>(folder)) moduleformer::load_state(folder, trainer_.model(), history_);
+    if (!moduleformer::has_state<moduleformer::RoutingHistory>(folder)) return;
+    auto const& model = std::as_const(trainer_.model());
+    moduleformer::load_state(folder, model, history_);
+    history_.expect_experts(moduleformer::routed_experts(model.config(), model.policies()));
   }
   void save(std::string const& folder, TrainOptions const& options, DataState const& data) const override {
     if (history_.empty()) moduleformer::save(trainer_.model(), folder, {}, trainer_, options, data);

@@ -56,6 +56,7 @@ struct Eval {
     bool const is_text = is_text_model(loaded->config());
     auto const evaluation = loaded->evaluate(read, device.threads, replay.empty() ? nullptr : &record);
     print_score(evaluation, is_text);
+    print_selection(loaded->policies());
     if (text.held_out < 1) print_baselines(fit_baselines(read, loaded->config().vocab_size), is_text);
     print_routers(evaluation);
     if (!svg.empty())

@@ -44,6 +44,16 @@ void print_routers(mf::Evaluation const& evaluation) {
              "would be as spread.\n");
 }
 
+void print_selection(mf::dynamic_policies const& policies) {
+  mf::with_policy(policies.selection, []<class Selection>(Selection const& selection) {
+    if constexpr (std::same_as<Selection, mf::ExpertChoice>)
+      fmt::print("Scored by the top-k of the probabilities: experts chose tokens in training only.\n");
+    if constexpr (std::same_as<Selection, mf::DocumentPool>)
+      if (selection.evaluation_size > 0)
+        fmt::print("Scored with pools of {} experts, which depend on later tokens: no likelihood.\n", selection.evaluation_size);
+  });
+}
+
 void print_agreement(std::vector<mf::RouteAgreement> const& routers) {
   fmt::print("{:<15}{:>12}{:>15}{:>13}{:>18}\n", "router", "same set", "shared slots", "same first", "gate difference");
   mf::RouteAgreement mean;

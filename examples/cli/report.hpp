@@ -5,6 +5,7 @@
 #include "baselines.hpp"
 
 #include <moduleformer/model/route_agreement.hpp>
+#include <moduleformer/routing/policies.hpp>
 #include <moduleformer/training/evaluation.hpp>
 
 #include <string>
@@ -18,6 +19,9 @@ void print_baselines(Baselines const& baselines, bool is_text);
 
 /// A table: each router's entropies, and the share of its slots that each expert got.
 void print_routers(moduleformer::Evaluation const& evaluation);
+
+/// What a selection that depends on later tokens makes of a score; nothing for others.
+void print_selection(moduleformer::dynamic_policies const& policies);
 
 /// A table: how far two records agree, each router and their mean.
 void print_agreement(std::vector<moduleformer::RouteAgreement> const& routers);

@@ -11,6 +11,7 @@
 #include <moduleformer/io/output_file.hpp>
 #include <moduleformer/io/routing_report.hpp>
 #include <moduleformer/model/route_agreement.hpp>
+#include <moduleformer/model/transformer.hpp>
 
 #include <CLI/CLI.hpp>
 #include <fmt/core.h>
@@ -72,15 +73,21 @@ struct Routing {
     for (Domain const& d : domains) names.push_back(d.name);
     mf::RoutingSummary summary(names);
     for (std::size_t d = 0; d < domains.size(); ++d)
-      in_domain(domains[d],
-                [&] { summary.add(d, loaded->evaluate(read(domains[d], *loaded), device.threads).routers); });
+      in_domain(domains[d], [&] {
+        auto const routers = loaded->evaluate(read(domains[d], *loaded), device.threads).routers;
+        mf::expects(!routers.empty(), "expected a text of at least two tokens, found one");
+        summary.add(d, routers);
+      });
 
     mf::RoutingReport about{.title = fmt::format("Routing of {}", model), .compared_with = compare};
     if (other) about.agreement = agreement(domains, *loaded, *other);
     if (mf::has_state<mf::RoutingHistory>(model)) mf::load_state(model, *loaded, about.history);
     // Everything is made before anything is written.
-    std::string const page = mf::routing_html(summary, about),
-                      numbers = mf::routing_json(summary, about).dump(1) + "\n";
+    std::string const page = report.empty() ? "" : mf::routing_html(summary, about);
+    // A folder's name may be no UTF-8.
+    auto const replace = nlohmann::ordered_json::error_handler_t::replace;
+    std::string const numbers =
+        json.empty() ? "" : mf::routing_json(summary, about).dump(1, ' ', false, replace) + "\n";
     print(summary);
     if (other) print_agreement(about.mean_agreement());
     if (!report.empty()) write(report, page);
@@ -99,9 +106,19 @@ struct Routing {
       Domain domain{item.substr(0, equals), item.substr(equals + 1)};
       if (std::ranges::find(domains, domain.name, &Domain::name) != domains.end())
         throw UsageError(fmt::format("--data: the domain {} is named twice", domain.name));
+      if (!is_utf8(domain.name)) throw UsageError("--data: expected a domain's name in UTF-8, found one in another encoding");
       domains.push_back(std::move(domain));
     }
     return domains;
+  }
+
+  static bool is_utf8(std::string const& text) {
+    try {
+      (void)nlohmann::json(text).dump();
+      return true;
+    } catch (nlohmann::json::type_error const&) {
+      return false;
+    }
   }
 
   [[nodiscard]] Data read(Domain const& domain, LanguageModel const& on) const {
@@ -135,6 +152,8 @@ struct Routing {
                       mine.attention.top_k == theirs.attention.top_k &&
                       mine.feed_forward.top_k == theirs.feed_forward.top_k,
                   compare, ": layer ", i, ": its routers have other sizes than those of ", model);
+    auto const routed = [](LanguageModel const& of) { return mf::routed_experts(of.config(), of.policies()); };
+    mf::expects(routed(loaded) == routed(*other), compare, ": it has other shared experts than ", model);
     return other;
   }
 

@@ -41,7 +41,7 @@ std::vector<std::string> ScoredText::inputs() const {
 Data ScoredText::read(LanguageModel const& model, std::string const& folder) const {
   if (data.ids.empty()) expect_text_model(model.config(), folder);
   return read_data(data, {.rows = rows,
-                          .tokens = window > 0 ? window : stored_window(folder, model).value_or(512),
+                          .tokens = window > 0 ? window : stored_window(folder).value_or(512),
                           .held_out = held_out,
                           .eos = data.ids.empty() && has_end_mark(model.config())});
 }

@@ -2,6 +2,10 @@
 #pragma once
 // How the program ends.
 
+#include <moduleformer/core/error.hpp>
+
+#include <unistd.h>
+
 #include <filesystem>
 #include <stdexcept>
 #include <string>
@@ -19,7 +23,8 @@ class UsageError : public std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
-/// An output that would replace one of the inputs, or a file of the model, is wrong usage.
+/// An output that would replace one of the inputs, or a file of the model, is wrong usage. Throws Error for one whose folder
+/// is not there or not writable, before work is done for it.
 inline void check_output(std::string const& output, std::string const& model, std::vector<std::string> const& inputs) {
   namespace fs = std::filesystem;
   std::error_code ignored;
@@ -29,6 +34,9 @@ inline void check_output(std::string const& output, std::string const& model, st
   bool const model_file = place.extension() == ".safetensors" || place.extension() == ".json";
   if (model_file && fs::equivalent(place.parent_path(), model, ignored))
     throw UsageError(output + ": the output would stand among the model's own files");
+  fs::path const folder = place.parent_path();
+  moduleformer::expects(fs::is_directory(folder, ignored), output, ": the folder ", folder, " does not exist");
+  moduleformer::expects(::access(folder.c_str(), W_OK) == 0, output, ": the folder ", folder, " is not writable");
 }
 
 }  // namespace cli

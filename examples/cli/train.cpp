@@ -15,6 +15,7 @@
 
 #include <CLI/CLI.hpp>
 #include <fmt/core.h>
+#include <nlohmann/json.hpp>
 
 #include <algorithm>
 #include <filesystem>
@@ -38,6 +39,7 @@ class Train {
   [[nodiscard]] std::unique_ptr<LanguageModel> start_model(Device const& device) const;
   [[nodiscard]] std::unique_ptr<LanguageModel> resume_model(Device const& device);
   void take_stored(TrainOptions stored);
+  void refuse_without_effect(std::string_view option, bool has_none, std::string const& why) const;
   void check_out_folder() const;
   int train(LanguageModel& model, Data const& data);
   void evaluate(LanguageModel const& model, Data const& data) const;
@@ -87,6 +89,10 @@ std::unique_ptr<LanguageModel> Train::start_model(Device const& device) const {
   mf::Config config = options_.config();
   // A linear router has no hidden layer; a number there would only look as if it meant something.
   if (options_.router == "linear") config.router_hidden_size = 0;
+  refuse_without_effect("router-dropout", options_.router == "linear" || options_.router == "gmm",
+                        "router " + options_.router + " has no dropout");
+  refuse_without_effect("aux-loss-weight", options_.routing_loss == "none", "--routing-loss is none");
+  refuse_without_effect("statistics", options_.aux_loss_weight == 0, "--aux-loss-weight is 0");
   try {
     config.check();
     mf::check_policies(config, policies);
@@ -113,6 +119,11 @@ template <class T>
 T shown(T const& value) {
   if constexpr (std::same_as<T, std::string>) return value.empty() ? "''" : value;
   else return value;
+}
+
+/// A number that would only look as if it meant something.
+void Train::refuse_without_effect(std::string_view option, bool has_none, std::string const& why) const {
+  if (has_none && given_.find(option)->second->count() > 0) throw UsageError(fmt::format("--{}: has no effect, {}", option, why));
 }
 
 /// Options that were not given are the stored ones; most of the others must agree.
@@ -197,11 +208,14 @@ void Train::evaluate(LanguageModel const& model, Data const& data) const {
 
 }  // namespace
 
-std::optional<mf::Index> stored_window(std::string const& folder, LanguageModel const& model) {
-  if (!mf::has_state<TrainOptions>(folder)) return {};
-  TrainOptions options;
-  mf::load_state(folder, model, options);
-  return options.window;
+std::optional<mf::Index> stored_window(std::string const& folder) {
+  // This one number, also of a run of another version with other options.
+  auto const file = std::filesystem::path(folder) / (std::string(TrainOptions::file_stem) + ".safetensors");
+  if (!std::filesystem::exists(file)) return {};
+  auto const options = nlohmann::json::parse(mf::SafetensorsFile{file}.metadata("state"), nullptr, false);
+  auto const window = options.is_object() ? options.find("window") : options.end();
+  if (window == options.end() || !window->is_number_integer()) return {};
+  return window->get<mf::Index>();
 }
 
 Run set_up_train(CLI::App& command) {

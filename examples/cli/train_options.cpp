@@ -61,7 +61,7 @@ std::map<std::string_view, Help> const& helps() {
       {"aux-loss-weight", {settings, "weight of the routing losses in the total"}},
       {"embedding-dropout", {settings, "dropout after the embedding"}},
       {"residual-dropout", {settings, "dropout on residual branches"}},
-      {"router-dropout", {settings, "dropout inside mlp routers"}},
+      {"router-dropout", {settings, "dropout inside mlp and mlp_relu routers"}},
       {"router-jitter", {settings, "in training, a router's input is multiplied by draws from 1 - this to 1 + this"}},
       {"sampled-slots", {settings, "of the chosen experts, how many are drawn at random in training"}},
       {"initializer-range", {settings, "standard deviation of initial weights"}},

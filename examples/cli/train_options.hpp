@@ -66,7 +66,7 @@ struct TrainOptions {
 };
 
 /// The window of the run that made a model, if its options stand beside it.
-std::optional<moduleformer::Index> stored_window(std::string const& folder, LanguageModel const& model);
+std::optional<moduleformer::Index> stored_window(std::string const& folder);
 
 /// Adds an option for each; returns them by name.
 std::map<std::string, CLI::Option*, std::less<>> add_train_options(CLI::App& command, TrainOptions& options);

@@ -2,6 +2,7 @@
 """The report of routing: its numbers, its files, and what it refuses."""
 import csv
 import json
+import os
 import unittest
 import xml.etree.ElementTree as ElementTree
 
@@ -90,6 +91,9 @@ class Routing(support.ProgramTest):
         refuse(2, "expected NAME=FILE", "--data", self.text)
         refuse(2, "named twice", *one, *one)
         refuse(1, "domain b: ", *one, "--data", "b=nowhere.txt")
+        (self.path / "byte.txt").write_text("a")
+        refuse(1, "domain b: ", *one, "--data", "b=byte.txt")
+        refuse(2, "UTF-8", "--data", os.fsdecode(b"\xff=") + str(self.text))
         (self.path / "empty.txt").write_text("")
         refuse(1, "domain b: ", *one, "--data", "b=empty.txt")
         refuse(2, "twice", *one, "--json", "x", "--csv", "x")

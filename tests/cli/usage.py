@@ -75,6 +75,12 @@ class WrongUsage(support.ProgramTest):
         self.refuse(2, "z_weight is given twice", *train, "--routing-loss", "switch", "--loss-numbers", "z_weight=1,z_weight=2")
         self.refuse(2, "load_cv2 has nothing to even out", *train, "--selection", "expert_choice", "--routing-loss", "weighted_sum",
                     "--loss-numbers", "importance_cv2=1,load_cv2=1")
+        self.refuse(2, "expected a weight that is not 0", *train, "--routing-loss", "weighted_sum", "--loss-numbers", "mi=0")
+        self.refuse(2, "--router-dropout: has no effect, router gmm has no dropout", *train, "--router", "gmm", "--router-dropout", "0.1")
+        self.refuse(2, "--aux-loss-weight: has no effect", *train, "--routing-loss", "none", "--aux-loss-weight", "0.1")
+        self.refuse(2, "--statistics: has no effect", *train, "--statistics", "streaming", "--aux-loss-weight", "0")
+        self.refuse(2, "gives a token one expert at most", *train, "--selection", "expert_choice", "--selection-numbers", "most_experts=1",
+                    "--gating", "top_k_softmax")
         self.refuse(2, "statistics: streaming changes nothing", *train, "--statistics", "streaming", "--routing-loss", "weighted_sum",
                     "--loss-numbers", "router_z=1")
         for selection, number, message in (

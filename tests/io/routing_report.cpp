@@ -94,18 +94,19 @@ BOOST_AUTO_TEST_CASE(lines_as_csv) {
   auto const rows = lines(mf::routing_csv(two_domains(), compared()));
   BOOST_TEST_REQUIRE(rows.size() == 1u + 4 + 2);
   BOOST_TEST(rows[0] ==
-             "domain,router,experts,tokens,marginal_entropy,conditional_entropy,mutual_information,effective_experts,busiest,load_variation,"
-             "dead_experts,dropped_gate,domain_information,same_set,shared_slots,same_first,gate_difference,load");
-  BOOST_TEST(rows[1].starts_with("\"a \"\"b\"\", c\",transformer.h.0.attn.q_proj.gate,3,4.0,"));
-  BOOST_TEST(rows[2].ends_with(",0.25,,0.5,0.25,0.0,0.125,3 1 0"));
-  BOOST_TEST(rows[6].starts_with("\"\",transformer.h.0.mlpf.gate,3,8.0,"));
-  BOOST_TEST(rows[6].ends_with(",0.5,0.5,0.5,0.25,3 1 4"));
+             "domain,router,experts,shared_experts,tokens,marginal_entropy,conditional_entropy,mutual_information,effective_experts,busiest,load_variation,"
+             "dead_experts,dropped_gate,domain_information,same_set,shared_slots,same_first,gate_difference,load,mean_probability,"
+             "coactivation");
+  BOOST_TEST(rows[1].starts_with("\"a \"\"b\"\", c\",transformer.h.0.attn.q_proj.gate,3,0,4.0,"));
+  BOOST_TEST(rows[2].ends_with(",0.25,,0.5,0.25,0.0,0.125,3 1 0,0.500000 0.250000 0.250000,3 0 0 0 1 0 0 0 0"));
+  BOOST_TEST(rows[6].starts_with("\"\",transformer.h.0.mlpf.gate,3,0,8.0,"));
+  BOOST_TEST(rows[6].ends_with(",0.5,0.5,0.5,0.25,3 1 4,0.500000 0.250000 0.250000,3 0 0 0 1 0 0 0 4"));
   // One domain is its own sum, and nothing was compared.
   mf::RoutingSummary one({"only"});
   one.add(0, two_domains().routers(0));
   auto const few = lines(mf::routing_csv(one));
   BOOST_TEST_REQUIRE(few.size() == 3u);
-  BOOST_TEST(few[0].ends_with(",dropped_gate,load"));
+  BOOST_TEST(few[0].ends_with(",dropped_gate,load,mean_probability,coactivation"));
 }
 
 BOOST_AUTO_TEST_CASE(a_page) {
@@ -126,7 +127,7 @@ BOOST_AUTO_TEST_CASE(a_page) {
   std::string const longer = mf::routing_html(two_domains(), report);  // 83 moments: every third, up to the last
   BOOST_TEST(count(longer, ">step 91</text>") == 2u);
   BOOST_TEST(count(longer, ">step 88</text>") == 2u);
-  BOOST_TEST(count(longer, ">step ") == 2 * 28u);
+  BOOST_TEST(count(longer, "text-anchor=\"end\">step ") == 2 * 28u);
   std::string const bare = mf::routing_html(mf::RoutingSummary{});
   BOOST_TEST(bare.ends_with("</body></html>\n"));
   BOOST_TEST(count(bare, "Load over training") == 0u);
@@ -138,6 +139,9 @@ BOOST_AUTO_TEST_CASE(heat_maps_leave_out_what_is_no_number) {
   BOOST_TEST(svg.find("second, x: 100.0 %") != std::string::npos);
   BOOST_TEST(count(svg, "<rect") == 3u + 60);  // cells, and the legend
   BOOST_TEST(svg.find("nan") == std::string::npos);
+  // A legend wider than the cells has its room.
+  std::string const narrow = mf::to_svg(mf::HeatMap{"t", "% of all the slots of a long name", {"r"}, {"x"}, {{50}}, 1});
+  BOOST_TEST(std::stod(narrow.substr(narrow.find("width=\"") + 7)) > 126 + 6.6 * 38);
   std::string const empty = mf::to_svg(mf::HeatMap{});
   BOOST_TEST(empty.find("nan") == std::string::npos);
   BOOST_TEST(empty.find("inf") == std::string::npos);
@@ -196,5 +200,13 @@ BOOST_AUTO_TEST_CASE(a_history_stands_beside_its_model) {
              "routing history: expected a list of steps and loads, found '[{\"step\":3}]'");
   text = "[{\"step\":3,\"load\":[[1]]},{\"step\":2,\"load\":[[1]]}]";
   BOOST_TEST(complaint([&] { mf::RoutingHistory::visit(read, give); }) == "routing history: expected a step after 3, found 2");
+  text = "[{\"step\":0,\"load\":[[1]]}]";
+  BOOST_TEST(complaint([&] { mf::RoutingHistory::visit(read, give); }) == "routing history: expected a step after 0, found 0");
   BOOST_TEST(read.moments().size() == 2u);
+  read.expect_experts({3, 4});
+  BOOST_TEST(complaint([&] { read.expect_experts({3, 5}); }) == "routing history: router 1: expected 5 experts, found 4");
+  mf::RoutingHistory foreign;
+  foreign.add(1, {{1, 2, 3}, {1, 2}});
+  BOOST_TEST(complaint([&] { (void)mf::routing_html(two_domains(), {.history = foreign}); }) ==
+             "routing history: router 1: expected 3 experts, found 2");
 }

@@ -35,6 +35,15 @@ class RoutingHistory {
     check(moments_.empty() ? nullptr : &moments_.back(), step, load);
     moments_.push_back({step, std::move(load)});
   }
+  /// Throws Error unless it is empty or of routers with so many routed experts each.
+  void expect_experts(std::vector<Index> const& experts) const {
+    if (empty()) return;
+    Load const& load = moments_.front().load;
+    expects(load.size() == experts.size(), "routing history: expected ", experts.size(), " routers, found ", load.size());
+    for (std::size_t r = 0; r < load.size(); ++r)
+      expects(static_cast<Index>(load[r].size()) == experts[r], "routing history: router ", r, ": expected ", experts[r],
+              " experts, found ", load[r].size());
+  }
   [[nodiscard]] std::vector<Moment> const& moments() const { return moments_; }
   [[nodiscard]] bool empty() const { return moments_.empty(); }
   [[nodiscard]] std::size_t routers() const { return empty() ? 0 : moments_.front().load.size(); }
@@ -48,8 +57,9 @@ class RoutingHistory {
 
  private:
   static void check(Moment const* before, Index step, Load const& load) {
+    Index const last = before == nullptr ? 0 : before->step;
+    expects(step > last, "routing history: expected a step after ", last, ", found ", step);
     if (before == nullptr) return;
-    expects(step > before->step, "routing history: expected a step after ", before->step, ", found ", step);
     expects(load.size() == before->load.size(), "routing history: step ", step, ": expected ", before->load.size(),
             " routers, found ", load.size());
     for (std::size_t r = 0; r < load.size(); ++r)
@@ -64,7 +74,8 @@ class RoutingHistory {
     } catch (nlohmann::json::exception const&) {
       fail<FormatError>("routing history: expected a list of steps and loads, found '", text.substr(0, 40), "'");
     }
-    for (std::size_t i = 1; i < moments.size(); ++i) check(&moments[i - 1], moments[i].step, moments[i].load);
+    for (std::size_t i = 0; i < moments.size(); ++i)
+      check(i == 0 ? nullptr : &moments[i - 1], moments[i].step, moments[i].load);
     moments_ = std::move(moments);
   }
 

@@ -2,7 +2,7 @@
 #pragma once
 // A summary of routing as JSON, as CSV (a line for each domain and router; where there are several domains, one of their sum,
 // whose domain is empty), and as one HTML page with heat maps: layers by experts, domains by experts, co-activation, and load
-// over training where a history is given.
+// over training where a history is given, which is of routed experts and in JSON and the page only.
 
 #include <moduleformer/io/routing_history.hpp>
 #include <moduleformer/io/svg.hpp>
@@ -69,7 +69,7 @@ inline constexpr RoutingColumn routing_columns[] = {
 };
 
 inline nlohmann::ordered_json router_json(RouterSummary const& r) {
-  nlohmann::ordered_json json{{"router", r.name}, {"experts", r.experts()}};
+  nlohmann::ordered_json json{{"router", r.name}, {"experts", r.experts()}, {"shared_experts", r.shared}};
   for (RoutingColumn const& c : routing_columns) json[c.key] = c.get(r);
   json["load"] = r.load;
   json["mean_probability"] = r.mean_probability();
@@ -142,7 +142,8 @@ inline std::string router_table(RoutingSummary const& summary, std::vector<Route
   html += "</tr>\n";
   for (std::size_t i = 0; i < routers.size(); ++i) {
     html += "<tr><td>" + escape_markup(short_router_name(routers[i].name)) + "</td><td>" +
-            std::to_string(routers[i].experts()) + "</td>";
+            std::to_string(routers[i].experts()) +
+            (routers[i].shared > 0 ? ", " + std::to_string(routers[i].shared) + " shared" : "") + "</td>";
     for (RoutingColumn const& c : routing_columns) html += "<td>" + fixed_text(c.get(routers[i]), c.digits) + "</td>";
     if (with_domains) html += "<td>" + fixed_text(summary.domain_information(i), 3) + "</td>";
     html += "</tr>\n";
@@ -194,27 +195,31 @@ inline nlohmann::ordered_json routing_json(RoutingSummary const& summary, Routin
   return json;
 }
 
+/// Lists in a field are separated by blanks; co-activation is (E,E), row by row.
 inline std::string routing_csv(RoutingSummary const& summary, RoutingReport const& report = {}) {
   bool const several = summary.domains().size() > 1, compared = !report.agreement.empty();
   auto const number = [](double x) { return "," + nlohmann::json(x).dump(); };
-  std::string csv = "domain,router,experts";
+  std::string csv = "domain,router,experts,shared_experts";
   for (detail::RoutingColumn const& c : detail::routing_columns) csv += std::string(",") + c.key;
   if (several) csv += ",domain_information";
   if (compared)
     for (detail::AgreementColumn const& c : detail::agreement_columns) csv += std::string(",") + c.key;
-  csv += ",load\n";
+  csv += ",load,mean_probability,coactivation\n";
+  auto const list = [](std::vector<double> const& values, int digits) {
+    std::string text;
+    for (double const v : values) text += (text.empty() ? "" : " ") + fixed_text(v, digits);
+    return text;
+  };
   auto const add = [&](std::string_view domain, std::vector<RouterSummary> const& routers,
                        std::vector<RouteAgreement> const& agreement) {
     for (std::size_t i = 0; i < routers.size(); ++i) {
       RouterSummary const& r = routers[i];
-      csv += detail::quoted_field(domain) + "," + r.name + "," + std::to_string(r.experts());
+      csv += detail::quoted_field(domain) + "," + r.name + "," + std::to_string(r.experts()) + "," + std::to_string(r.shared);
       for (detail::RoutingColumn const& c : detail::routing_columns) csv += number(c.get(r));
       if (several) csv += domain.empty() ? number(summary.domain_information(i)) : ",";
       if (compared)
         for (detail::AgreementColumn const& c : detail::agreement_columns) csv += number(agreement.at(i).*c.member);
-      csv += ",";
-      for (std::size_t e = 0; e < r.experts(); ++e) csv += (e == 0 ? "" : " ") + fixed_text(r.load[e], 0);
-      csv += "\n";
+      csv += "," + list(r.load, 0) + "," + list(r.mean_probability(), 6) + "," + list(r.coactivation, 0) + "\n";
     }
   };
   for (std::size_t d = 0; d < summary.domains().size(); ++d)
@@ -223,7 +228,7 @@ inline std::string routing_csv(RoutingSummary const& summary, RoutingReport cons
   return csv;
 }
 
-/// A whole page that needs nothing else. Of a longer history it shows 40 moments.
+/// A whole page that needs nothing else. Of a longer history it shows 40 moments. Throws Error for one of other routers.
 inline std::string routing_html(RoutingSummary const& summary, RoutingReport const& report = {}) {
   constexpr std::size_t most_moments = 40;
   auto const all = summary.routers();
@@ -277,6 +282,9 @@ inline std::string routing_html(RoutingSummary const& summary, RoutingReport con
     figure(to_svg(map));
   }
 
+  std::vector<Index> routed;
+  for (RouterSummary const& r : all) routed.push_back(static_cast<Index>(r.routed_experts()));
+  if (!all.empty()) report.history.expect_experts(routed);
   if (!report.history.empty()) html += "<h2>Load over training</h2>\n";
   for (std::size_t r = 0; r < report.history.routers(); ++r) {
     HeatMap map{

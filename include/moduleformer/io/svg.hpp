@@ -161,8 +161,10 @@ inline std::string to_svg(HeatMap const& map) {
       if (std::isfinite(v)) largest = std::max(largest, v);
   }
   double const cell = std::clamp(640.0 / static_cast<double>(std::max<std::size_t>(most, 1)), 8.0, 40.0);
-  double const width =
-      std::max({left + cell * static_cast<double>(most), detail::text_width(map.title) * 1.3, left + 220.0}) + 4;
+  std::string const legend = fixed_text(largest, map.digits) + " " + map.unit;
+  constexpr double legend_left = 126;
+  double const width = std::max({left + cell * static_cast<double>(most), detail::text_width(map.title) * 1.3,
+                                 left + legend_left + detail::text_width(legend)}) + 4;
   detail::SvgText svg(width, top + row_height * static_cast<double>(map.values.size()) + 34, map.title);
   // Names of columns as many as have room.
   std::size_t every = 1;
@@ -186,7 +188,7 @@ inline std::string to_svg(HeatMap const& map) {
   double const y = top + row_height * static_cast<double>(map.values.size()) + 10;
   for (int i = 0; i < 60; ++i) svg.rectangle(left + 2 * i, y, 2, 10, detail::shade(i / 59.0));
   svg.write(left - 8, y + 10, "0", "text-anchor=\"end\"");
-  svg.write(left + 126, y + 10, fixed_text(largest, map.digits) + " " + map.unit);
+  svg.write(left + legend_left, y + 10, legend);
   return std::move(svg).finish();
 }
 

@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: MIT
 #pragma once
-// Checks of the masks that say which rows of a router have an expert (routing/removed_rows.hpp).
+// The masks that say which rows of a router have an expert (routing/removed_rows.hpp), in host memory.
 
 #include <moduleformer/backend/backend.hpp>
 #include <moduleformer/core/error.hpp>
 #include <moduleformer/model/config.hpp>
+#include <moduleformer/model/observation.hpp>
 #include <moduleformer/nn/parameter_storage.hpp>
 
 #include <algorithm>
@@ -40,6 +41,20 @@ void check_kept_rows(Config const& config, ParameterTable const& table, Paramete
     expects(zeros == removed && zeros + ones == table[i].size(), name, ": expected ", removed, " zeros, for removed experts, and ",
             table[i].size() - removed, " ones, found ", zeros, " and ", ones);
   }
+}
+
+/// Which rows of a router have an expert: of its first `rows`.
+template <class M>
+std::vector<bool> kept_rows(M const& model, Index layer, bool attention, Index rows) {
+  std::string const name = (attention ? attention_router_name(layer) : feed_forward_router_name(layer)) + ".kept_rows";
+  std::size_t const i = model.table().find(name);
+  std::vector<bool> kept(static_cast<std::size_t>(rows), true);
+  if (i == model.table().count()) return kept;
+  std::vector<typename M::Accumulator> mask(static_cast<std::size_t>(model.table()[i].size()));
+  typename M::BackendType backend(1);
+  to_host(backend, model.values(i), mask.data());
+  for (std::size_t row = 0; row < kept.size(); ++row) kept[row] = mask[row] != 0;
+  return kept;
 }
 
 }  // namespace moduleformer

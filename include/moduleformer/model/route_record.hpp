@@ -15,6 +15,7 @@
 #include <moduleformer/model/observation.hpp>
 
 #include <algorithm>
+#include <cmath>
 #include <cstddef>
 #include <cstdint>
 #include <ostream>
@@ -160,6 +161,9 @@ inline void RouteRecord::check() const {
     expects(static_cast<Index>(experts.size()) == tokens() * size.slots && gates.size() == experts.size(),
             "record of routes: router ", size, ": expected ", tokens() * size.slots,
             " experts and gates, found ", experts.size(), " and ", gates.size());
+    for (std::size_t i = 0; i < gates.size(); ++i)
+      expects(std::isfinite(gates[i]), "record of routes: router ", size, ", slot ", i, ": expected a finite gate, found ",
+              gates[i]);
   }
   for (Index i = 0; i < size(); ++i) check_batch(i);
 }

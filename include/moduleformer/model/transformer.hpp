@@ -63,7 +63,19 @@ void check_policies(Config const& config, PolicySet const& policies) {
   check_routers("k_mlp", config.feed_forward, shared.feed_forward);
 }
 
-/// Throws Error for settings out of range, or that policies would ignore.
+/// Experts that each router chooses among, attention and feed-forward of each layer in turn.
+template <class PolicySet>
+std::vector<Index> routed_experts(Config const& config, PolicySet const& policies) {
+  SharedCounts const shared = shared_counts(policies.shared_experts);
+  std::vector<Index> experts;
+  for (Index i = 0; i < config.layers; ++i) {
+    experts.push_back(active_experts(config.attention, i) - shared.attention);
+    experts.push_back(active_experts(config.feed_forward, i) - shared.feed_forward);
+  }
+  return experts;
+}
+
+/// Throws Error for settings out of range, and for sampled slots that the selection would not sample.
 template <class PolicySet>
 void check_settings(Config const& config, PolicySet const& policies, Settings const& settings) {
   SharedCounts const shared = shared_counts(policies.shared_experts);

@@ -156,20 +156,6 @@ struct RouterRows {
   }
 };
 
-/// Which rows of a router have an expert, of a model whose rows of this router are all those of its last matrix.
-template <class M>
-std::vector<bool> kept_rows(M const& model, Index layer, bool attention, Index rows) {
-  std::string const name = (attention ? attention_router_name(layer) : feed_forward_router_name(layer)) + ".kept_rows";
-  std::size_t const i = model.table().find(name);
-  std::vector<bool> kept(static_cast<std::size_t>(rows), true);
-  if (i == model.table().count()) return kept;
-  std::vector<typename M::Accumulator> mask(kept.size());
-  typename M::BackendType backend(1);
-  to_host(backend, model.values(i), mask.data());
-  for (std::size_t row = 0; row < kept.size(); ++row) kept[row] = mask[row] != 0;
-  return kept;
-}
-
 }  // namespace detail
 
 /// What surgery decides beside the experts.
@@ -198,7 +184,7 @@ Operated<Resizable<M>> with_experts(M const& model, ExpertMap const& map, Surger
     for (Index i = 0; i < config.layers; ++i) {
       auto const& experts = chosen[static_cast<std::size_t>(i)];
       detail::check_experts(experts, kind.experts[i], shared_experts, what, i);
-      auto const kept = detail::kept_rows(model, i, attention, kind.experts[i] - shared_experts + kind.removed[i]);
+      auto const kept = kept_rows(model, i, attention, kind.experts[i] - shared_experts + kind.removed[i]);
       auto& router = routers[static_cast<std::size_t>(2 * i + (attention ? 0 : 1))];
       router = detail::RouterRows::of(experts, shared_experts, kept, kind.dormant[i], options.removed,
                                       "surgery: layer " + std::to_string(i) + ", " + what);

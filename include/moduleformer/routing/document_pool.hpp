@@ -5,7 +5,9 @@
 // In training the pool's size is drawn for each document from smallest ... largest, so that the model learns to do with
 // few. A document is one sequence of the batch: a row, or a packed sequence. The pool depends on later tokens. So generation,
 // and evaluation unless evaluation_size says otherwise, choose among all experts; a loss evaluated with pools is no
-// likelihood that a generating model could reach.
+// likelihood that a generating model could reach. A replay has the pools that the run
+// itself would have: an expert outside them has gate 0. The sizes are those of attention and feed-forward layers alike, and
+// must fit both; the defaults are of each.
 
 #include <moduleformer/core/error.hpp>
 #include <moduleformer/routing/selection.hpp>

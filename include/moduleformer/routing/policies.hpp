@@ -143,6 +143,9 @@ void check_policies(PolicySet const& policies) {
     });
   });
   with_policy(policies.routing_loss, [&]<class Choice>(Choice const& choice) {
+    bool weighted = false;
+    for_each_loss(choice, [&](auto const&) { weighted = true; });
+    expects(weighted, "aux_loss_type: ", Choice::name, ": expected a weight that is not 0, found none");
     with_policy(policies.selection, [&]<class Selection>(Selection const&) {
       for_each_loss(choice, []<class Loss>(Loss const&) {
         expects(!detail::counts_are_equal<Selection, Loss>, "selection: ", Selection::name,
@@ -156,8 +159,7 @@ void check_policies(PolicySet const& policies) {
         streams = streams || !detail::streams_nothing<Loss, Statistics>;
       });
       expects(!none || !detail::lacks_loss<NoRoutingLoss, Statistics>, "statistics: ", Statistics::name,
-              " needs a routing loss that reads them, found aux_loss_type ", Choice::name,
-              std::same_as<Choice, NoRoutingLoss> ? "" : " without weights");
+              " needs a routing loss that reads them, found aux_loss_type ", Choice::name);
       expects(streams || none, "statistics: ", Statistics::name,
               " changes nothing in aux_loss_type router_z, a mean over tokens");
     });
@@ -167,11 +169,14 @@ void check_policies(PolicySet const& policies) {
 /// The same for a layer's gates; `key` names its top_k in a message.
 template <class PolicySet>
 void check_gates(PolicySet const& policies, std::string_view key, Index top_k, Index experts) {
-  with_policy(policies.selection, [&]<class Selection>(Selection const&) {
+  with_policy(policies.selection, [&]<class Selection>(Selection const& selection) {
     with_policy(policies.gating, [&]<class Gating>(Gating const&) {
       expects(!detail::gate_is_constant<Selection, Gating>(top_k, experts), "gating: ", Gating::name,
-              " gives gates that sum to 1, and ", key,
-              " leaves one expert to choose: the router would learn nothing");
+              " gives gates that sum to 1, and ", key, " leaves one expert to choose: the router would learn nothing");
+      // Where slots may stay empty, there may still be but one.
+      expects(!detail::gate_is_constant<TopK, Gating>(selection.slots(top_k, experts, true), experts), "gating: ",
+              Gating::name, " gives gates that sum to 1, and selection ", Selection::name,
+              " gives a token one expert at most: the router would learn nothing");
     });
   });
 }

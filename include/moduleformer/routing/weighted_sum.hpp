@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 #pragma once
-// WeightedSum<Losses...>: L = sum_i weight_i L_i, itself a routing loss. for_each_loss() sees through it.
+// WeightedSum<Losses...>: L = sum_i weight_i L_i, itself a routing loss. A weight may be negative; one at least is not 0 in a
+// model. for_each_loss() sees through it.
 
 #include <moduleformer/routing/routing_losses.hpp>
 

@@ -188,13 +188,20 @@ class Trainer {
   [[nodiscard]] typename Model::Gradient const& gradient() const { return gradient_; }
   [[nodiscard]] AdamWState<B> const& moments() const { return moments_; }
   /// With observe_load: for each router (attention and feed-forward of each layer in turn) how many tokens of the last step's
-  /// batch chose each of its experts, shared ones left out; a row whose expert was removed has 0. Waits for the backend.
+  /// batch chose each of its experts, shared ones left out. Waits for the backend.
+  /// With late_reports it is of the step after the reported one.
   [[nodiscard]] std::vector<std::vector<double>> routing_load() {
     expects(options_.observe_load, "routing_load: expected a trainer with observe_load");
     std::vector<std::vector<double>> load;
     for (RouterTotals const& router : totals_.routers()) {
       auto& of_router = load.emplace_back(static_cast<std::size_t>(router.experts()));
       to_host(session_.backend(), Vector<double const>(router.count), of_router.data());
+    }
+    for (std::size_t r = 0; r < load.size(); ++r) {  // rows of removed experts
+      Index const layer = static_cast<Index>(r / 2);
+      auto const kept = kept_rows(*model_, layer, r % 2 == 0, static_cast<Index>(load[r].size()));
+      std::size_t row = 0;
+      std::erase_if(load[r], [&](double) { return !kept[row++]; });
     }
     return load;
   }
