@@ -30,7 +30,7 @@ struct NumberRows {
   MODULEFORMER_HOST_DEVICE void operator()() const {
     std::int32_t expert = 0;
     for (Index r = 0; r < rows.mask.size(); ++r) {
-      bool const has_expert = rows.mask[r] != S(0) && expert < rows.row_of_expert.size();
+      bool const has_expert = static_cast<float>(rows.mask[r]) != 0 && expert < rows.row_of_expert.size();
       rows.expert_of_row[r] = has_expert ? expert : -1;
       if (has_expert) rows.row_of_expert[expert++] = static_cast<std::int32_t>(r);
     }
