@@ -70,7 +70,7 @@ void write_report(RoutingOptions const& o) {
   if (std::ranges::any_of(all, [](PolicyResults const& p) { return p.variant->name == "expert-choice"; }))
     fmt::print("expert-choice: experts chose tokens in training; evaluated by each token's top-k, as every other policy.\n");
   if (maker.sources != MODULEFORMER_SOURCES) fmt::print("Of commit {}, sources {}.\n", maker.commit, maker.sources);
-  mf::write_file(o.out / "table.md", markdown_table(rows));
+  mf::write_file(o.out / "table.md", markdown_tables(rows));
   mf::write_file(o.out / "results.csv", csv_table(all));
   nlohmann::json json{{"identity", "sources " + maker.sources + "; " + o.settings()},
                       {"commit", maker.commit},

@@ -8,7 +8,9 @@
 
 #include <moduleformer/io/svg.hpp>
 
+#include <algorithm>
 #include <cmath>
+#include <iterator>
 #include <optional>
 #include <span>
 #include <string>
@@ -146,18 +148,28 @@ inline std::vector<std::vector<std::string>> table_cells(std::vector<PolicyResul
   return rows;
 }
 
-inline std::string markdown_table(std::vector<std::vector<std::string>> const& rows) {
+/// Of the table's columns the first and [begin, end).
+inline std::string markdown_table(std::vector<std::vector<std::string>> const& rows, std::size_t begin, std::size_t end) {
   std::string text;
   for (std::size_t i = 0; i < rows.size(); ++i) {
-    text += "|";
-    for (auto const& cell : rows[i]) text += " " + cell + " |";
+    text += "| " + rows[i][0] + " |";
+    for (std::size_t c = begin; c < end; ++c) text += " " + rows[i][c] + " |";
     text += "\n";
     if (i > 0) continue;
-    text += "|";
-    for (std::size_t c = 0; c < rows[0].size(); ++c) text += c < 2 ? "---|" : "---:|";
+    text += "|---|";
+    for (std::size_t c = begin; c < end; ++c) text += c == 1 ? "---|" : "---:|";
     text += "\n";
   }
   return text;
+}
+
+/// All columns in tables that a page has room for: what the policies are; quality and balance; specialisation; cost.
+inline std::string markdown_tables(std::vector<std::vector<std::string>> const& rows) {
+  std::size_t const of_cost = std::size(speed_columns), all = rows[0].size();
+  auto const specialisation = static_cast<std::size_t>(
+      std::ranges::find(rows[0], std::string_view("I(e;x), attention")) - rows[0].begin());
+  return markdown_table(rows, 1, 2) + "\n" + markdown_table(rows, 2, specialisation) + "\n" +
+         markdown_table(rows, specialisation, all - of_cost) + "\n" + markdown_table(rows, all - of_cost, all);
 }
 
 inline std::string csv_table(std::vector<PolicyResults> const& all) {

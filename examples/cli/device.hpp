@@ -8,6 +8,9 @@
 #include <moduleformer/model/config.hpp>
 #include <moduleformer/model/generation.hpp>
 #include <moduleformer/model/route_record.hpp>
+#include <moduleformer/modular/extract.hpp>
+#include <moduleformer/modular/insert.hpp>
+#include <moduleformer/modular/merge.hpp>
 #include <moduleformer/nn/parameters.hpp>
 #include <moduleformer/routing/policies.hpp>
 #include <moduleformer/training/data.hpp>
@@ -54,6 +57,13 @@ class TrainingRun {
   virtual void save(std::string const& folder, TrainOptions const& options, DataState const& data) const = 0;
 };
 
+/// One expert of a model, and its file.
+struct ExpertFile {
+  moduleformer::ExpertLayer where{};
+  moduleformer::Index expert = 0;
+  std::string file;
+};
+
 class LanguageModel {
  public:
   virtual ~LanguageModel() = default;
@@ -71,6 +81,16 @@ class LanguageModel {
   virtual std::vector<moduleformer::Generated> generate(
       std::vector<std::vector<moduleformer::TokenId>> const& prompts, moduleformer::GenerationOptions const& options,
       std::function<void(moduleformer::Index, moduleformer::TokenId)> const& on_token) const = 0;
+  /// With new experts, dormant or taking part.
+  [[nodiscard]] virtual std::unique_ptr<LanguageModel> grown(moduleformer::InsertOptions const& options, bool active) const = 0;
+  [[nodiscard]] virtual std::unique_ptr<LanguageModel> pruned(moduleformer::ExpertMap const& kept,
+                                                              moduleformer::RemovedExperts removed) const = 0;
+  [[nodiscard]] virtual std::unique_ptr<LanguageModel> merged(moduleformer::ExpertMap const& kept,
+                                                              std::vector<moduleformer::RouterSummary> const& use) const = 0;
+  /// Writes an expert; reads one and takes it in.
+  virtual void extract(ExpertFile const& to) const = 0;
+  [[nodiscard]] virtual std::unique_ptr<LanguageModel> with_expert(ExpertFile const& from) const = 0;
+  virtual void save(std::string const& folder) const = 0;
   /// The model must outlive the run.
   virtual std::unique_ptr<TrainingRun> train(TrainOptions const& options, moduleformer::TrainerOptions const& trainer) = 0;
 };

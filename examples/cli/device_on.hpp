@@ -7,6 +7,7 @@
 #include "train_options.hpp"
 
 #include <moduleformer/io/checkpoint.hpp>
+#include <moduleformer/io/file_commit.hpp>
 #include <moduleformer/io/routing_history.hpp>
 
 #include <functional>
@@ -79,6 +80,30 @@ class LanguageModelOn final : public LanguageModel {
       std::function<void(moduleformer::Index, moduleformer::TokenId)> const& on_token) const override {
     return moduleformer::generate(model_, prompts, options, std::cref(on_token));
   }
+  [[nodiscard]] std::unique_ptr<LanguageModel> grown(moduleformer::InsertOptions const& options, bool active) const override {
+    auto model = moduleformer::insert_experts(model_, options).model;
+    if (active) model = moduleformer::activate(model).model;
+    return std::make_unique<LanguageModelOn>(std::move(model));
+  }
+  [[nodiscard]] std::unique_ptr<LanguageModel> pruned(moduleformer::ExpertMap const& kept,
+                                                      moduleformer::RemovedExperts removed) const override {
+    return std::make_unique<LanguageModelOn>(moduleformer::prune(model_, kept, removed).model);
+  }
+  [[nodiscard]] std::unique_ptr<LanguageModel> merged(moduleformer::ExpertMap const& kept,
+                                                      std::vector<moduleformer::RouterSummary> const& use) const override {
+    return std::make_unique<LanguageModelOn>(moduleformer::merge(model_, kept, use).model);
+  }
+  void extract(ExpertFile const& to) const override {
+    moduleformer::FileCommit commit{to.file};
+    moduleformer::write_state_file(commit.temporary(), moduleformer::extract_expert(model_, to.where, to.expert));
+    commit.finish();
+  }
+  [[nodiscard]] std::unique_ptr<LanguageModel> with_expert(ExpertFile const& from) const override {
+    auto expert = moduleformer::detail::empty_expert(model_, from.where);
+    moduleformer::read_state(moduleformer::SafetensorsFile{from.file}, expert);
+    return std::make_unique<LanguageModelOn>(moduleformer::insert_expert(model_, from.where, from.expert, expert).model);
+  }
+  void save(std::string const& folder) const override { moduleformer::save(model_, folder); }
   std::unique_ptr<TrainingRun> train(TrainOptions const& options, moduleformer::TrainerOptions const& trainer) override {
     return std::make_unique<TrainingRunOn<B>>(model_, options, trainer);
   }

@@ -45,6 +45,10 @@ void print_shape(FolderContents const& stored) {
                                 c.attention.heads, c.attention.hidden_size, shared ? ", keys and values shared" : ""));
   line("feed-forward", fmt::format("{} experts, top {}, hidden size {}", experts_text(c.feed_forward.experts), c.feed_forward.top_k,
                                    c.feed_forward.hidden_size));
+  for (auto const& [name, att, mlp] : {std::tuple{"dormant experts", &c.attention.dormant, &c.feed_forward.dormant},
+                                       {"removed, rows kept", &c.attention.removed, &c.feed_forward.removed}})
+    if (att->largest() > 0 || mlp->largest() > 0)
+      line(name, fmt::format("{} attention, {} feed-forward", experts_text(*att), experts_text(*mlp)));
   if (stored.classifies()) line("labels", std::to_string(c.labels));
   std::string ids;
   for (auto const& [name, id] : {std::pair{"pad", c.pad_token_id}, {"bos", c.bos_token_id}, {"eos", c.eos_token_id}})

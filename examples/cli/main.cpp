@@ -30,6 +30,10 @@ constexpr Command commands[] = {
     {"inspect", "Describe a model: sizes, policies, parameters, bytes, FLOPs per token.", cli::set_up_inspect},
     {"logits", "Run a batch of ids through a model of either kind: logits, losses, gradients.", cli::set_up_logits},
     {"routing", "Report what routers do with text of several domains.", cli::set_up_routing},
+    {"extend", "Give a model new experts, dormant until they are activated.", cli::set_up_extend},
+    {"prune", "Remove the experts that a task does not use.", cli::set_up_prune},
+    {"extract", "Write one expert of a model into a file.", cli::set_up_extract},
+    {"insert", "Take an expert from a file into a model.", cli::set_up_insert},
     {"routes", "Record which experts each token goes to; compare two records.", cli::set_up_routes},
 };
 

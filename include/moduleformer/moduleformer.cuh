@@ -10,6 +10,7 @@
 #include <moduleformer/model/count.hpp>
 #include <moduleformer/model/generation.hpp>
 #include <moduleformer/model/heads.hpp>
+#include <moduleformer/model/kept_rows.hpp>
 #include <moduleformer/model/kv_cache.hpp>
 #include <moduleformer/model/model.hpp>
 #include <moduleformer/model/observation.hpp>
@@ -18,6 +19,12 @@
 #include <moduleformer/model/sequence_classifier.hpp>
 #include <moduleformer/model/session.hpp>
 #include <moduleformer/model/transformer.hpp>
+#include <moduleformer/modular/extract.hpp>
+#include <moduleformer/modular/freeze.hpp>
+#include <moduleformer/modular/insert.hpp>
+#include <moduleformer/modular/merge.hpp>
+#include <moduleformer/modular/prune.hpp>
+#include <moduleformer/modular/surgery.hpp>
 #include <moduleformer/training/data.hpp>
 #include <moduleformer/training/divergence.hpp>
 #include <moduleformer/training/documents.hpp>

@@ -3,9 +3,10 @@
 
 #include "training/support.hpp"
 
+#include <moduleformer/modular/extract.hpp>
 #include <moduleformer/modular/freeze.hpp>
 #include <moduleformer/modular/insert.hpp>
-#include <moduleformer/modular/prune.hpp>
+#include <moduleformer/modular/merge.hpp>
 
 #include <boost/mpl/list.hpp>
 #include <boost/test/unit_test.hpp>
@@ -336,6 +337,65 @@ BOOST_AUTO_TEST_CASE(patterns) {
   BOOST_TEST(complaint([&] { mf::freeze(model, "*.mlp.*"); }) ==
              "freeze: no tensor is called *.mlp.*; the first is transformer.wte.weight");
   BOOST_TEST(complaint([&] { mf::train(model, "wte"); }).starts_with("freeze: no tensor is called wte"));
+}
+
+BOOST_AUTO_TEST_CASE(merged_experts_are_means) {
+  auto model = made<Tiny<>>();
+  std::size_t const in = model.table().find("transformer.h.0.mlpf.experts.weight"),
+                    out = model.table().find("transformer.h.0.mlpf.output_experts.weight"),
+                    router = model.table().find("transformer.h.0.mlpf.gate.w_gate.3.weight");
+  // Expert 3 is nearly expert 1, times 2.
+  for (std::size_t const i : {in, out}) {
+    auto values = weights(model, i);
+    Index const size = model.table()[i].row_size();
+    for (Index x = 0; x < size; ++x) values[static_cast<std::size_t>(3 * size + x)] = 2 * values[static_cast<std::size_t>(size + x)] + 1e-3;
+    set_weights(model, i, values.data());
+  }
+  auto use = use_of(model);
+  use[1].load = {10, 6, 0, 2};
+  use[1].tokens = 10;
+  auto const kept = mf::ExpertMap{{{0, 1, 2}, {0, 1, 2}}, {{0, 1, 2}, {0, 1, 2, 3}}};
+  auto const merged = mf::merge(model, kept, use).model, pruned = mf::prune(model, kept).model;
+  for (std::size_t const i : {in, out, router}) {
+    auto const old = weights(model, i), now = weights(merged, i), plain = weights(pruned, i);
+    Index const size = model.table()[i].row_size();
+    for (Index x = 0; x < 3 * size; ++x) {
+      auto const at = static_cast<std::size_t>(x);
+      if (x / size != 1) BOOST_TEST(now[at] == plain[at]);
+      else BOOST_TEST(std::abs(now[at] - (0.75 * old[at] + 0.25 * old[static_cast<std::size_t>(3 * size + x % size)])) < 1e-15);
+    }
+  }
+  for (std::size_t i = 0; i < merged.table().count(); ++i)
+    if (!merged.table()[i].name.starts_with("transformer.h.0.mlpf.")) BOOST_TEST(same_bits(weights(merged, i), weights(pruned, i)));
+  BOOST_TEST(same_bits(weights(mf::merge(model, mf::ExpertMap::of(model.config()), use).model), weights(model)));
+}
+
+BOOST_AUTO_TEST_CASE_TEMPLATE(an_expert_taken_out_comes_back, M, Models) {
+  M const model = made<M>();
+  mf::SharedCounts const shared = model.transformer().shared_experts();
+  for (bool const attention : {true, false}) {
+    mf::ExpertLayer const where{.layer = 1, .attention = attention};
+    Index const index = (attention ? shared.attention : shared.feed_forward) + 1;
+    auto const expert = mf::extract_expert(model, where, index);
+    auto map = mf::ExpertMap::of(model.config());
+    auto& list = (attention ? map.attention : map.feed_forward)[1];
+    list.erase(list.begin() + index);
+    if (static_cast<Index>(list.size()) < (attention ? model.config().attention.top_k : model.config().feed_forward.top_k)) continue;
+    auto const without = mf::prune(model, map).model;
+    auto const [back, rows] = mf::insert_expert(without, where, index, expert);
+    for (std::size_t i = 0; i < back.table().count(); ++i)
+      if (back.table()[i].initial != mf::Initial::state) BOOST_TEST(same_bits(weights(back, i), weights(model, i)));
+    BOOST_TEST(same_bits(logits(back, batch()), logits(model, batch())));
+    BOOST_TEST(!same_bits(logits(without, batch()), logits(model, batch())));
+    BOOST_TEST(complaint([&] { (void)mf::insert_expert(without, {.layer = 1, .attention = !attention}, index, expert); })
+                   .starts_with("insert expert: expected one of "));
+    auto other = expert;
+    other.sizes += " 1";
+    BOOST_TEST(complaint([&] { (void)mf::insert_expert(without, where, index, other); }).starts_with("insert expert: expected "));
+    BOOST_TEST(complaint([&] { (void)mf::extract_expert(model, where, 9); }).starts_with("expert: layer 1, "));
+    BOOST_TEST(complaint([&] { (void)mf::extract_expert(model, {.layer = 2, .attention = attention}, 0); }) ==
+               "expert: expected a layer below 2, found 2");
+  }
 }
 
 BOOST_AUTO_TEST_CASE(what_is_refused) {

@@ -209,13 +209,19 @@ inline constexpr std::string_view state_key = "state";
 
 }  // namespace detail
 
-/// Writes <stem>.safetensors into the folder.
+/// Writes the state into a file.
 template <Visitable State>
-void write_state(std::filesystem::path const& folder, State const& state, Metadata metadata) {
+void write_state_file(std::filesystem::path const& file, State const& state, Metadata metadata = {}) {
   detail::StateWriter writer;
   State::visit(state, writer);
   metadata[std::string(detail::state_key)] = writer.numbers.dump();
-  write_safetensors(folder / (std::string(state_file_stem<State>()) + ".safetensors"), writer.tensors, metadata);
+  write_safetensors(file, writer.tensors, metadata);
+}
+
+/// Writes <stem>.safetensors into the folder.
+template <Visitable State>
+void write_state(std::filesystem::path const& folder, State const& state, Metadata metadata) {
+  write_state_file(folder / (std::string(state_file_stem<State>()) + ".safetensors"), state, std::move(metadata));
 }
 
 /// Fills the state from the file. Throws FormatError, with the state unchanged, if a value is missing, of

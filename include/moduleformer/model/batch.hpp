@@ -76,6 +76,16 @@ struct Batch {
     return static_cast<Index>(labels.size()) - std::count(labels.begin(), labels.end(), ignore_label);
   }
 
+  /// A classifier's labels. Throws Error unless there is one for each sequence, each of so many or ignored.
+  [[nodiscard]] std::vector<TokenId> const& checked_labels(Index count) const {
+    expects(static_cast<Index>(labels.size()) == sequences(), "batch.labels: expected one label per row, ", sequences(),
+            ", found ", labels.size());
+    for (std::size_t i = 0; i < labels.size(); ++i)
+      expects(labels[i] == ignore_label || (labels[i] >= 0 && labels[i] < count), "batch.labels: row ", i,
+              ": expected a label from 0 to ", count - 1, " or ", ignore_label, ", found ", labels[i]);
+    return labels;
+  }
+
   /// Throws Error naming what does not fit: sizes, ids outside the vocabulary.
   void check(Index vocab_size) const {
     Index const n = rows * tokens;

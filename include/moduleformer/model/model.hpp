@@ -269,6 +269,7 @@ class Model {
       session.packed.pack(batch, model.config().vocab_size, with_targets && !Head::classifies);
       pass.most_keys = session.packed.most_keys();
       if (training) pass.totals = session.totals;
+      pass.old_rows = session.old_rows;
       // Totals of the whole batch are complete before a pass differentiates.
       pass.adds_to_totals = !(keep && span_of(model.policies().statistics) == Span::whole_batch);
       input = model.upload(pass, session.packed);
@@ -279,7 +280,7 @@ class Model {
         Head::pool(batch, session.packed, model.config().pad_token_id, session.rows);
         head.rows = model.upload_vector(pass, session.rows);
         if (with_targets) {
-          head.targets = model.upload_vector(pass, checked_labels(batch, model.outputs()));
+          head.targets = model.upload_vector(pass, batch.checked_labels(model.outputs()));
           counted = batch.counted_labels();
         }
       } else {
@@ -295,7 +296,8 @@ class Model {
       }
       if (keep && scale.counted == 0) check_counted(counted);
       double const divisor = scale.counted == 0 ? static_cast<double>(counted) : scale.counted;
-      pass.numbers = model.upload_numbers(pass, {session.random, 1 / divisor, model.routing_weight() * scale.auxiliary});
+      double const routing_weight = pass.old_rows.empty() ? model.routing_weight() : 1;
+      pass.numbers = model.upload_numbers(pass, {session.random, 1 / divisor, routing_weight * scale.auxiliary});
       if (observation != nullptr) observation->begin(batch);
     }
     void forward() {
@@ -313,14 +315,6 @@ class Model {
     Index counted = 0;
   };
 
-  static std::vector<TokenId> const& checked_labels(Batch const& batch, Index labels) {
-    expects(static_cast<Index>(batch.labels.size()) == batch.sequences(), "batch.labels: expected one label per row, ",
-            batch.sequences(), ", found ", batch.labels.size());
-    for (std::size_t i = 0; i < batch.labels.size(); ++i)
-      expects(batch.labels[i] == ignore_label || (batch.labels[i] >= 0 && batch.labels[i] < labels), "batch.labels: row ", i,
-              ": expected a label from 0 to ", labels - 1, " or ", ignore_label, ", found ", batch.labels[i]);
-    return batch.labels;
-  }
   static void check_counted(Index counted) {
     expects(counted > 0, "batch: no label counts, expected at least one target that is not ", ignore_label);
   }

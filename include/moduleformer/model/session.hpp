@@ -38,6 +38,7 @@ class Session {
   PackedTokens packed;                      // of the current batch
   std::vector<std::int32_t> rows;           // rows that the head reads
   std::span<RouterTotals const> totals{};   // of the training step that runs, if a policy needs them
+  std::span<Index const> old_rows{};        // of each router, while a training step guards them on old data
   std::vector<std::byte> kept;              // where the transformer notes, on the host, what it keeps of each block
 
  private:

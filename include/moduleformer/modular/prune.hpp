@@ -46,11 +46,11 @@ struct RankedExperts {
   }
 };
 
-/// Attention and feed-forward of each layer in turn. Throws Error for a summary of another model or of no tokens.
+/// Attention and feed-forward of each layer in turn; of the model only config and policies are asked. Throws Error for a summary of another model or of no tokens.
 template <class M>
 std::vector<RankedExperts> rank_experts(M const& model, std::vector<RouterSummary> const& routers, ExpertUse use) {
   Config const& config = model.config();
-  SharedCounts const shared = model.transformer().shared_experts();
+  SharedCounts const shared = shared_counts(model.policies().shared_experts);
   expects(routers.size() == static_cast<std::size_t>(2 * config.layers), "prune: expected a summary of ", 2 * config.layers,
           " routers, found ", routers.size());
   std::vector<RankedExperts> ranked;

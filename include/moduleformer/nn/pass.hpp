@@ -43,15 +43,17 @@ struct Pass {
   Vector<Sequence const> documents{};  // the sequences of a batch whose tokens are all here; none where some are in a cache
   std::span<RouterTotals const> totals{};  // of each router over the step's passes; none: not kept
   bool adds_to_totals = false;             // this pass is a part of them
+  std::span<Index const> old_rows{};       // of each router, of a pass whose loss is the guard of new ones; none: no guard
   Index most_keys = 0;  // of a sequence, a bound; 0: none is known
   Index layer = 0;
   RandomSite router_site = RandomSite::attention_router;  // of the router that runs
 
-  /// The totals of the router that runs, if they are kept.
-  [[nodiscard]] RouterTotals const* router_totals() const {
-    std::size_t const router = 2 * static_cast<std::size_t>(layer) + (router_site == RandomSite::feed_forward_router ? 1 : 0);
-    return totals.empty() ? nullptr : &totals[router];
+  /// The number of the router that runs: attention and feed-forward of each layer in turn.
+  [[nodiscard]] std::size_t router() const {
+    return 2 * static_cast<std::size_t>(layer) + (router_site == RandomSite::feed_forward_router ? 1 : 0);
   }
+  /// Its totals, if they are kept.
+  [[nodiscard]] RouterTotals const* router_totals() const { return totals.empty() ? nullptr : &totals[router()]; }
   [[nodiscard]] RandomSource random(RandomSite site) const {
     if (numbers == nullptr) return {};
     return {&numbers->random, static_cast<std::uint32_t>(layer) * 8 + static_cast<std::uint32_t>(site)};

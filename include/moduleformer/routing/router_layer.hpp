@@ -8,6 +8,7 @@
 #include <moduleformer/core/dynamic_policy.hpp>
 #include <moduleformer/core/platform.hpp>
 #include <moduleformer/routing/gating.hpp>
+#include <moduleformer/routing/router_guard.hpp>
 #include <moduleformer/routing/routers.hpp>
 #include <moduleformer/routing/routing_losses.hpp>
 #include <moduleformer/routing/selection.hpp>
@@ -28,7 +29,8 @@ struct RouterLayerContext {
   RoutingStatistics statistics;
   RoutingStatistics seen;       // by the loss: the statistics, or those of a longer span
   double const* seen_weight = nullptr;  // multiplies the loss's gradient; null: 1
-  double* loss = nullptr;       // of this router, unweighted; in backend memory
+  double* loss = nullptr;       // of this router, unweighted, or its guard; in backend memory
+  Vector<A> old_logsumexp;      // of the guard; null: none
 };
 
 namespace detail {
@@ -54,7 +56,7 @@ struct DifferentiateLoss {
     RoutingGradient into = gradient;
     for (Index i = 0; i < sums.experts(); ++i) into.probability_sum[i] = into.gate_sum[i] = 0;
     *into.negative_entropy_sum = *into.squared_lse_sum = 0;
-    double const total = seen_weight != nullptr ? *weight * *seen_weight : *weight;
+    double const total = weight == nullptr ? 0 : seen_weight != nullptr ? *weight * *seen_weight : *weight;
     if (total != 0) loss.gradient(sums, total, into);
   }
 };
@@ -165,8 +167,9 @@ class RouterLayer {
     RoutingGradient gradient{pass.template allocate<double>(e), pass.template allocate<double>(e),
                              pass.template allocate<double>(1).data(), pass.template allocate<double>(1).data()};
     with_policy(policies_->routing_loss, [&]<class Loss>(Loss const& loss) {
-      invoke(pass.backend, detail::DifferentiateLoss<Loss>{loss, context.seen, &pass.numbers->routing_weight,
-                                                           context.seen_weight, gradient});
+      double const* const weight = context.old_logsumexp ? nullptr : &pass.numbers->routing_weight;
+      invoke(pass.backend,
+             detail::DifferentiateLoss<Loss>{loss, context.seen, weight, context.seen_weight, gradient});
     });
     if (shared_ > 0) {  // their gates are constants
       Matrix<A> const routed = pass.template allocate<A>(n, dgates.extent(1) - shared_);
@@ -178,6 +181,12 @@ class RouterLayer {
     with_policy(policies_->gating, [&](auto const& gating) {
       gating.backward(pass, context.choice, Matrix<A const>(context.logits), dgates, gradient, dlogits);
     });
+    if (context.old_logsumexp)
+      invoke_each(pass.backend, n * e,
+                  detail::GuardGradient<A>{e, pass.old_rows[pass.router()], &pass.numbers->routing_weight,
+                                           static_cast<double>(n), context.logits.data(),
+                                           context.choice.probabilities.data(), context.old_logsumexp.data(),
+                                           dlogits.data()});
     policies_->router.backward(pass, extents_, p.router, gradients.router, context.router, input(context, x),
                                Matrix<A const>(dlogits), dx);
     if (context.jittered) apply_jitter(pass.backend, pass.router_jitter(), dx, dx);
@@ -217,11 +226,27 @@ class RouterLayer {
       }
     }
     context.loss = pass.template allocate<double>(1).data();
+    if (!pass.old_rows.empty()) return add_guard(pass, context);
     // An estimate is good for a gradient; what is reported is this pass's own loss.
     with_policy(policies_->routing_loss, [&]<class Loss>(Loss const& loss) {
       invoke(pass.backend, detail::EvaluateLoss<Loss>{loss, span == Span::streaming ? context.statistics : context.seen,
                                                       context.loss});
     });
+  }
+
+  /// The guard in place of the routing loss.
+  void add_guard(Pass<B>& pass, Context& context) const {
+    Index const n = context.plan.tokens;
+    context.old_logsumexp = pass.template allocate<A>(n);
+    auto const scratch = pass.scope();
+    Matrix<A> const divergence = pass.template allocate<A>(n, 1), ones = pass.template allocate<A>(n, 1);
+    Vector<A> const sum = pass.template allocate<A>(1);
+    invoke_each(pass.backend, n,
+                detail::GuardValue<A>{rows(), pass.old_rows[pass.router()], context.logits.data(),
+                                      context.choice.logsumexp.data(), context.old_logsumexp.data(), divergence.data()});
+    fill(pass.backend, ones.reshape(n), A(1));
+    dot(pass.backend, divergence, ones, sum);
+    invoke(pass.backend, detail::GuardMean<A>{sum.data(), static_cast<double>(n), context.loss});
   }
 
   RouterExtents extents_;  // E is the routed experts'

@@ -11,6 +11,7 @@
 #include <moduleformer/model/model.hpp>
 #include <moduleformer/training/divergence.hpp>
 #include <moduleformer/training/optimizer.hpp>
+#include <moduleformer/training/router_guard.hpp>
 #include <moduleformer/training/routing_state.hpp>
 #include <moduleformer/training/schedule.hpp>
 #include <moduleformer/training/visit_checked.hpp>
@@ -35,6 +36,7 @@ struct TrainerOptions {
   // finish() brings the last report.
   bool late_reports = false;
   bool observe_load = false;  // keep what routing_load() tells; changes no step
+  RouterGuard guard{};        // of the routers that new experts joined
 };
 
 /// What one step did. Losses are those before its update.
@@ -42,7 +44,8 @@ struct StepReport {
   Index step = 0;            // its number, from 1
   double task = 0;           // cross-entropy per counted target, nats
   double auxiliary = 0;      // unweighted routing losses, mean over the micro-batches
-  double total = 0;          // what was differentiated
+  double guard = 0;          // unweighted divergence of guarded routers on old data, summed; mean over its micro-batches
+  double total = 0;          // what was differentiated, but for a guard's l2
   double gradient_norm = 0;  // before clipping
   double learning_rate = 0;
   Index tokens = 0;          // real tokens that went through the model
@@ -93,6 +96,8 @@ class Trainer {
     session_.totals = totals_.routers();
     fill_zero(failed_);
     optimizer_.check();
+    options_.guard.check();
+    if (options_.guard.active()) old_rows_ = detail::old_router_rows(model);
     if constexpr (requires { schedule_.check(); }) schedule_.check();
     expects(moments_.size() > 0, "Trainer: every parameter of the model is frozen");
     for (std::size_t i = 0; i < model.table().count(); ++i)
@@ -119,17 +124,21 @@ class Trainer {
   /// One step on micro-batches that together form one batch. Throws Error, with weights and optimizer as they
   /// were, for batches that do not fit, without a label that counts, and when a loss or gradient is not finite.
   /// The host waits for the backend at the end at the earliest: an update that is not finite changes nothing there.
-  /// `replays`: one for each micro-batch, or none; their record must live until the step's report.
-  StepReport step(std::span<Batch const> micro_batches, std::span<Replay const> replays = {}) {
+  /// `replays`: one for each micro-batch, or none; their record must live until the step's report. `old_data`, for a guard's
+  /// kl: batches that only the routers are compared on.
+  StepReport step(std::span<Batch const> micro_batches, std::span<Replay const> replays = {},
+                  std::span<Batch const> old_data = {}) {
     Pending& now = next_;
     now.report = check(micro_batches);
     expects(replays.empty() || replays.size() == micro_batches.size(), "training step ", now.report.step,
             ": expected a replay for each of ", micro_batches.size(), " micro-batches or none, found ", replays.size());
+    expects(old_data.empty() != (options_.guard.kl > 0), "training step ", now.report.step,
+            ": expected batches of old data if the guard has a kl, and only then, found ", old_data.size());
     now.replays.assign(replays.begin(), replays.end());
     now.counted.clear();
     now.scale = {.counted = static_cast<double>(now.report.counted), .auxiliary = 1 / static_cast<double>(micro_batches.size())};
     B& backend = session_.backend();
-    auto const losses = losses_of(micro_batches.size());
+    auto const losses = losses_of(micro_batches.size() + old_data.size());
     now.report.learning_rate = optimizer_.learning_rate * static_cast<double>(schedule_.factor(steps_));
     AdamWStep const numbers = optimizer_.step_numbers(now.report.learning_rate, now.report.step);
     from_host(backend, &numbers, step_numbers_.view());
@@ -147,6 +156,15 @@ class Trainer {
                                                          options_.record_steps ? &recorded_[i] : nullptr, now.replay(i)));
       now.report.tokens += session_.packed.tokens();
     }
+    session_.old_rows = old_rows_;
+    for (std::size_t i = 0; i < old_data.size(); ++i) {
+      std::size_t const place = micro_batches.size() + i;
+      model_->accumulate_gradients(session_, old_data[i], gradient_, options_.guard.scale(old_data.size()), false,
+                                   losses.rows(2 * static_cast<Index>(place), 2),
+                                   options_.record_steps ? &recorded_[place] : nullptr);
+    }
+    session_.old_rows = {};
+    now.old_batches = old_data.size();
     update_weights(losses);
     steps_ = now.report.step;
     bool const checkpoint = checkpoint_ && steps_ % checkpoint_every_ == 0;
@@ -264,6 +282,7 @@ class Trainer {
     std::vector<Index> counted{};  // targets of each micro-batch
     std::vector<Batch> batches{};  // for late reports
     std::vector<Replay> replays{};
+    std::size_t old_batches = 0;
     [[nodiscard]] Replay replay(std::size_t i) const { return replays.empty() ? Replay{} : replays[i]; }
   };
 
@@ -272,6 +291,7 @@ class Trainer {
     B& backend = session_.backend();
     backend.workspace().release({});  // scratch lies at the same places after batches of any size: see Repeated
     auto const work = [&] {
+      if (options_.guard.l2 > 0) detail::add_guard_decay(backend, *model_, options_.guard.l2, gradient_);
       measure_gradient(backend, optimizer_, gradient_, losses, numbers_.view().rows(0, 1), step_numbers_.view());
       invoke(backend, detail::StayFailed{step_numbers_.data(), failed_.data()});
       update(backend, optimizer_, step_numbers_.view(), gradient_, moments_, *model_);
@@ -299,6 +319,10 @@ class Trainer {
       report.task += loss.task * static_cast<double>(loss.counted) / done.scale.counted;
       report.auxiliary += loss.auxiliary * done.scale.auxiliary;
       report.total += loss.total;
+    }
+    for (std::size_t i = done.counted.size(); i < done.counted.size() + done.old_batches; ++i) {
+      report.guard += numbers[2 * i + 2] / static_cast<double>(done.old_batches);
+      report.total += options_.guard.kl * numbers[2 * i + 2] / static_cast<double>(done.old_batches);
     }
     if (!std::isfinite(report.total)) {
       // A loss over the whole batch fails in every micro-batch: one whose cross-entropy fails is to blame first.
@@ -354,6 +378,7 @@ class Trainer {
   Rate schedule_;
   TrainerOptions options_;
   SessionType session_;
+  std::vector<Index> old_rows_;  // of each router, if they are guarded
   typename Model::Gradient gradient_;
   AdamWState<B> moments_;
   RoutingTotals<B> totals_;
