@@ -320,10 +320,9 @@ class Trainer {
       report.auxiliary += loss.auxiliary * done.scale.auxiliary;
       report.total += loss.total;
     }
-    for (std::size_t i = done.counted.size(); i < done.counted.size() + done.old_batches; ++i) {
+    for (std::size_t i = done.counted.size(); i < done.counted.size() + done.old_batches; ++i)
       report.guard += numbers[2 * i + 2] / static_cast<double>(done.old_batches);
-      report.total += options_.guard.kl * numbers[2 * i + 2] / static_cast<double>(done.old_batches);
-    }
+    report.total += options_.guard.kl * report.guard;
     if (!std::isfinite(report.total)) {
       // A loss over the whole batch fails in every micro-batch: one whose cross-entropy fails is to blame first.
       std::size_t failed = 0;
