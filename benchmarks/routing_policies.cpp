@@ -102,10 +102,15 @@ void run_speed(RoutingOptions const& o) {
     fmt::print(" {:>18} {:>20}", fmt::format("attention, {}", load_name(load)),
                fmt::format("feed-forward, {}", load_name(load)));
   fmt::print(" {:>9}\n", "step");
-  for (auto const& name : o.policies) {
-    Variant const& variant = find_variant(name);
-    SpeedResult const r = measure_speed(o, variant);
-    write_result(o, speed_file(o, variant), r);
+  constexpr int rounds = 5;
+  std::vector<std::vector<SpeedResult>> measured(o.policies.size());
+  for (int round = 0; round < rounds; ++round)
+    for (std::size_t i = 0; i < o.policies.size(); ++i)
+      measured[i].push_back(measure_speed(o, find_variant(o.policies[i])));
+  for (std::size_t i = 0; i < o.policies.size(); ++i) {
+    std::string const& name = o.policies[i];
+    SpeedResult const r = median_of(measured[i]);
+    write_result(o, speed_file(o, find_variant(name)), r);
     fmt::print("{:<16} {:>9.3f} {:>18.2f} {:>20.2f} {:>18.2f} {:>20.2f} {:>9.1f}\n", name, 1e3 * r.even.routers,
                1e3 * r.even.attention, 1e3 * r.even.feed_forward, 1e3 * r.skewed.attention, 1e3 * r.skewed.feed_forward,
                1e3 * r.step);

@@ -2,8 +2,9 @@
 #pragma once
 // Seconds of the layers of one block alone, forward and backward, in training: each router by its own choice, and what the
 // experts take under given routes, even ones or those of a trained model's skew (of 32 experts about ten are effective, the
-// busiest has some seven times its share, as measured of MoLM); and of a whole training step. Random tokens and weights.
-// Times are worth something on a quiet machine only, so they are made apart from the cells.
+// busiest has some seven times its share, as measured of MoLM); and of a whole training step. Random tokens and weights. All
+// policies are measured in turn, in several rounds, so that a machine that changes its pace does so for all. Times are worth
+// something on a quiet machine only, so they are made apart from the cells.
 
 #include "routing/cell.hpp"
 #include "support.hpp"
@@ -203,14 +204,30 @@ inline double step_seconds(RoutingOptions const& o, Routing const& routing, Inde
 }
 
 inline SpeedResult measure_speed(RoutingOptions const& o, Variant const& variant) {
+  constexpr Index repeats = 3;
   Routing routing;
   variant.choose(routing);
   return {std::string(variant.name),
-          block_seconds(o, routing, Load::even, 9),
-          block_seconds(o, routing, Load::skewed, 9),
-          step_seconds(o, routing, 9),
+          block_seconds(o, routing, Load::even, repeats),
+          block_seconds(o, routing, Load::skewed, repeats),
+          step_seconds(o, routing, repeats),
           static_cast<double>(o.layers),
           static_cast<double>(o.tokens_per_step())};
+}
+
+/// Each number's median over rounds.
+inline SpeedResult median_of(std::vector<SpeedResult> const& rounds) {
+  SpeedResult result = rounds.front();
+  auto const take = [&](auto const& number) {
+    std::vector<double> values;
+    for (SpeedResult r : rounds) values.push_back(number(r));
+    number(result) = median(values);
+  };
+  for (auto const load : {&SpeedResult::even, &SpeedResult::skewed})
+    for (auto const part : {&BlockSeconds::routers, &BlockSeconds::attention, &BlockSeconds::feed_forward})
+      take([=](SpeedResult& r) -> double& { return r.*load.*part; });
+  take([](SpeedResult& r) -> double& { return r.step; });
+  return result;
 }
 
 inline std::filesystem::path speed_file(RoutingOptions const& o, Variant const& variant) {
