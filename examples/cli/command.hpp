@@ -21,6 +21,7 @@ Run set_up_logits(CLI::App& command);
 Run set_up_routes(CLI::App& command);
 Run set_up_routing(CLI::App& command);
 Run set_up_extend(CLI::App& command);
+Run set_up_finetune(CLI::App& command);
 Run set_up_prune(CLI::App& command);
 Run set_up_extract(CLI::App& command);
 Run set_up_insert(CLI::App& command);

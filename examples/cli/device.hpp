@@ -50,7 +50,9 @@ class TrainingRun {
  public:
   virtual ~TrainingRun() = default;
   [[nodiscard]] virtual moduleformer::Index steps() const = 0;
-  virtual moduleformer::StepReport step(std::span<moduleformer::Batch const> micro_batches) = 0;
+  /// `old_data`: for a guard of routers that new experts joined.
+  virtual moduleformer::StepReport step(std::span<moduleformer::Batch const> micro_batches,
+                                        std::span<moduleformer::Batch const> old_data = {}) = 0;
   /// Takes over the state that stands beside a stopped run's weights.
   virtual void load(std::string const& folder) = 0;
   /// Weights, and all that `train --resume` needs.
@@ -87,6 +89,11 @@ class LanguageModel {
                                                               moduleformer::RemovedExperts removed) const = 0;
   [[nodiscard]] virtual std::unique_ptr<LanguageModel> merged(moduleformer::ExpertMap const& kept,
                                                               std::vector<moduleformer::RouterSummary> const& use) const = 0;
+  /// With its dormant experts taking part, of which alone and whose rows of routers train. Throws Error if it has none.
+  [[nodiscard]] virtual std::unique_ptr<LanguageModel> training_new() const = 0;
+  /// Only tensors of this pattern train. Throws Error if no name is of it.
+  virtual void train_only(std::string const& pattern) = 0;
+  virtual void set_routing_loss(moduleformer::dynamic_policies const& with_loss, double weight) = 0;
   /// Writes an expert; reads one and takes it in.
   virtual void extract(ExpertFile const& to) const = 0;
   [[nodiscard]] virtual std::unique_ptr<LanguageModel> with_expert(ExpertFile const& from) const = 0;

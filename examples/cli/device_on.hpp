@@ -33,8 +33,9 @@ class TrainingRunOn final : public TrainingRun {
       : trainer_(model, options.optimizer(), options.rates(), trainer), observe_every_(options.observe_load) {}
 
   [[nodiscard]] moduleformer::Index steps() const override { return trainer_.steps(); }
-  moduleformer::StepReport step(std::span<moduleformer::Batch const> batches) override {
-    auto const report = trainer_.step(batches);
+  moduleformer::StepReport step(std::span<moduleformer::Batch const> batches,
+                                std::span<moduleformer::Batch const> old_data) override {
+    auto const report = trainer_.step(batches, {}, old_data);
     if (observe_every_ > 0 && report.step % observe_every_ == 0) history_.add(report.step, trainer_.routing_load());
     return report;
   }
@@ -92,6 +93,29 @@ class LanguageModelOn final : public LanguageModel {
   [[nodiscard]] std::unique_ptr<LanguageModel> merged(moduleformer::ExpertMap const& kept,
                                                       std::vector<moduleformer::RouterSummary> const& use) const override {
     return std::make_unique<LanguageModelOn>(moduleformer::merge(model_, kept, use).model);
+  }
+  [[nodiscard]] std::unique_ptr<LanguageModel> training_new() const override {
+    // What is dormant is what is new: the rows behind the active ones.
+    moduleformer::RowMap fresh;
+    for (auto const& s : model_.table().segments()) {
+      auto& rows = fresh.tensors.emplace_back().rows;
+      for (moduleformer::Index row = 0; s.active_rows < s.rows() && row < s.rows(); ++row)
+        rows.push_back(row < s.active_rows ? row : moduleformer::fresh_row);
+    }
+    auto active = moduleformer::activate(model_).model;
+    moduleformer::train_only_new(active, fresh);
+    return std::make_unique<LanguageModelOn>(std::move(active));
+  }
+  void train_only(std::string const& pattern) override {
+    moduleformer::freeze_all(model_);
+    moduleformer::train(model_, pattern);
+  }
+  void set_routing_loss(moduleformer::dynamic_policies const& with_loss, double weight) override {
+    model_.policies().routing_loss = with_loss.routing_loss;
+    moduleformer::Settings settings = model_.settings();
+    settings.aux_loss_weight = weight;
+    model_.set_settings(settings);
+    moduleformer::check_policies(std::as_const(model_).policies());
   }
   void extract(ExpertFile const& to) const override {
     moduleformer::FileCommit commit{to.file};

@@ -31,6 +31,7 @@ constexpr Command commands[] = {
     {"logits", "Run a batch of ids through a model of either kind: logits, losses, gradients.", cli::set_up_logits},
     {"routing", "Report what routers do with text of several domains.", cli::set_up_routing},
     {"extend", "Give a model new experts, dormant until they are activated.", cli::set_up_extend},
+    {"finetune", "Train a model, or a part of it, on other data, into a new folder.", cli::set_up_finetune},
     {"prune", "Remove the experts that a task does not use.", cli::set_up_prune},
     {"extract", "Write one expert of a model into a file.", cli::set_up_extract},
     {"insert", "Take an expert from a file into a model.", cli::set_up_insert},

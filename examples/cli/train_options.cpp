@@ -160,9 +160,11 @@ TrainOptions::TrainOptions() {
   schedule = mf::policy_name(mf::AnySchedule{});
 }
 
-std::map<std::string, CLI::Option*, std::less<>> add_train_options(CLI::App& command, TrainOptions& options) {
+std::map<std::string, CLI::Option*, std::less<>> add_train_options(CLI::App& command, TrainOptions& options,
+                                                                   std::set<std::string, std::less<>> const& only) {
   std::map<std::string, CLI::Option*, std::less<>> all;
   TrainOptions::visit(options, [&]<class T>(std::string const& name, T& value) {
+    if (!only.empty() && !only.contains(name)) return;
     auto const& help = helps().at(name);
     CLI::Option* option = nullptr;
     if constexpr (std::same_as<T, bool>) {

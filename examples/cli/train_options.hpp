@@ -13,6 +13,7 @@
 
 #include <map>
 #include <optional>
+#include <set>
 #include <string>
 #include <string_view>
 
@@ -68,8 +69,9 @@ struct TrainOptions {
 /// The window of the run that made a model, if its options stand beside it.
 std::optional<moduleformer::Index> stored_window(std::string const& folder);
 
-/// Adds an option for each; returns them by name.
-std::map<std::string, CLI::Option*, std::less<>> add_train_options(CLI::App& command, TrainOptions& options);
+/// Adds an option for each, or for those of some names; returns them by name.
+std::map<std::string, CLI::Option*, std::less<>> add_train_options(CLI::App& command, TrainOptions& options,
+                                                                   std::set<std::string, std::less<>> const& only = {});
 
 template <class Self, class Visitor>
 void TrainOptions::visit(Self& self, Visitor&& visit) {

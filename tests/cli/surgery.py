@@ -76,6 +76,42 @@ class Surgery(support.ProgramTest):
         self.refuse(1, "tensor 'experts.weight'", *into[:2], "wide", *into[3:], "expert.safetensors", "--kind", "attention")
         self.refuse(1, "absent", *into, "absent")
 
+    def test_fine_tuning(self):
+        other = self.path / "other.txt"
+        other.write_text("0123456789 and 9876543210 then " * 60)
+        tune = ["finetune", "--data", other, "--steps", 8, "--rows", 2, "--window", 16, "--warmup", 1, "--threads", 2]
+        tensors = lambda folder: read_safetensors(self.path / folder / "model.safetensors")
+        old = tensors("model")
+        result = self.run_program(*tune, "--model", "model", "--out", "routers", "--train", "router", "--routing-loss", "load_concentration",
+                                  "--aux-loss-weight", 0.1)
+        self.assertIn("8/8", result.err)
+        self.assertIn("bits per byte", result.out)
+        new = tensors("routers")
+        self.assertEqual({n for n in old if old[n][2] != new[n][2]}, {n for n in old if ".gate." in n})
+        self.assertIn("load_concentration", self.run_program("inspect", "--model", "routers").out)
+        # New experts alone, guarded on the old text.
+        self.run_program("extend", "--model", "model", "--out", "grown", "--feed-forward", 2)
+        shown = self.run_program(*tune, "--model", "grown", "--out", "learnt", "--train", "new", "--kl", 1, "--l2", 0.01, "--old-data", self.text)
+        self.assertIn("old data:", shown.out)
+        new, size = tensors("learnt"), lambda t: len(t[2])
+        for name, tensor in old.items():
+            self.assertEqual(tensor[2], new[name][2][:size(tensor)], name)
+        grown = tensors("grown")
+        changed = {n for n in grown if grown[n][2] != new[n][2]}
+        self.assertEqual(changed, {n for n in grown if ".mlpf." in n and "w_gate.0" not in n})
+        self.assertNotIn("dormant", self.run_program("inspect", "--model", "learnt").out)
+        self.run_program(*tune, "--model", "model", "--out", "heads", "--train", "lm_head.*", "--no-eval")
+        new = tensors("heads")
+        self.assertEqual({n for n in old if old[n][2] != new[n][2]}, {n for n in old if n.startswith("lm_head.")})
+        no = [*tune, "--model", "model", "--out", "no"]
+        self.refuse(1, "the model has no dormant experts", *no, "--train", "new")
+        self.refuse(1, "no tensor is called *.nothing", *no, "--train", "*.nothing")
+        self.refuse(2, "expected --train new", *no, "--kl", 1, "--old-data", self.text)
+        self.refuse(2, "--old-data", *no, "--train", "new", "--kl", 1)
+        self.refuse(2, "exists already", *tune, "--model", "model", "--out", "model")
+        self.refuse(2, "aux_loss_weight", *no, "--aux-loss-weight", -1)
+        self.assertFalse((self.path / "no").exists())
+
     def test_what_is_refused(self):
         extend, prune = ["extend", "--model", "model", "--out", "no"], ["prune", "--model", "model", "--out", "no"]
         self.refuse(2, "--attention or --feed-forward", *extend)

@@ -19,6 +19,7 @@ COMMANDS = {
     "eval": "--model --data --tokens --held-out --window --rows --replay --svg --threads --device --precision",
     "inspect": "--model --window --tensors",
     "extend": "--model --out --attention --feed-forward --layers --initial --seed --activate --data --tokens --threads --device --precision",
+    "finetune": "--model --out --data --tokens --train --l2 --kl --old-data --no-eval --routing-loss --steps --rate --seed --threads --device --precision",
     "prune": "--model --out --data --tokens --threshold --keep --keep-of-all --by --router-rows --merge --threads --device --precision",
     "extract": "--model --layer --kind --expert --out --threads --device --precision",
     "insert": "--model --out --expert --layer --kind --at --threads --device --precision",
