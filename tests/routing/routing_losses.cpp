@@ -22,7 +22,7 @@ struct Routed {
     mf::Pass<Double> pass{backend, settings};
     auto const own = pass.allocate<double>(logits.extent(0), logits.extent(1));
     copy(backend, logits.reshape(logits.size()), own.reshape(own.size()));
-    choice = mf::choose(pass, mf::TopK{}, mf::SoftmaxGates{}, mf::TopK::Parameters<mf::Values<double>>{}, k, k, 0,
+    choice = mf::choose(pass, mf::TopK{}, mf::SoftmaxGates{}, mf::TopK::Parameters<mf::Values<double>>{}, k, k, 0, {},
                         mf::RandomSite::attention_sampling, own, {});
     Index const e = logits.extent(1);
     sums = {logits.extent(0), k, pass.allocate<double>(e), pass.allocate<double>(e), pass.allocate<double>(e),
