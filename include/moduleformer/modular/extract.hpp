@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 // One expert apart from its model: its two matrices and its row of the router. It is a state, which io/ writes to a small file
-// and reads back (write_state_file, read_state_file), and fits models of the same sizes and kind of router:
+// and reads back (write_state_file, read_state), and fits models of the same sizes and kind of router:
 //
 //   auto const expert = mf::extract_expert(model, {.layer = 1}, 7);
 //   auto [other, rows] = mf::insert_expert(copy, {.layer = 1}, 7, expert);   // becomes expert 7, those from 7 on move up
@@ -12,6 +12,7 @@
 #include <cstddef>
 #include <string>
 #include <string_view>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
@@ -59,8 +60,8 @@ void for_expert_rows(M const& model, ExpertLayer which, Index expert, F const& f
     std::string const& name = model.table()[i].name;
     auto const tensor = ExpertTensor::parse(name);
     if (!by_expert[i] || tensor.layer != which.layer || tensor.is_attention != which.attention) continue;
-    std::size_t const at = name.find(".gate.") != std::string::npos ? name.find("gate.") : name.find(".experts.") != std::string::npos ? name.find("experts.") : name.find("output_experts.");
-    f(i, name.substr(at), expert - (tensor.is_router ? first : 0));
+    std::string_view const layer = which.attention ? ".q_proj." : ".mlpf.";
+    f(i, name.substr(name.find(layer) + layer.size()), expert - (tensor.is_router ? first : 0));
   }
 }
 

@@ -13,6 +13,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <numeric>
+#include <string>
 #include <string_view>
 #include <utility>
 #include <vector>
@@ -103,7 +104,7 @@ std::vector<bool> segments_by_expert(M const& model) {
   return grows;
 }
 
-/// Throws Error for experts that the old layer does not have, that are chosen twice, or behind new ones.
+/// Throws Error for experts that the old layer does not have or that are chosen twice, and for shared ones that would move.
 inline void check_experts(std::vector<Index> const& chosen, Index experts, Index shared, std::string_view what, Index layer) {
   auto const where = [&] { return "surgery: layer " + std::to_string(layer) + ", " + std::string(what); };
   std::vector<bool> seen(static_cast<std::size_t>(experts));
