@@ -2,6 +2,7 @@
 // bench_routing_policies: one model, the same text and seeds, under each routing policy. Prints and writes a table of quality,
 // balance, specialisation and speed; every (policy, seed) is a cell that is made once and can be stopped.
 
+#include "cells/missing.hpp"
 #include "routing/observation_cost.hpp"
 #include "routing/report.hpp"
 #include "routing/training.hpp"
@@ -21,7 +22,7 @@ void list_policies() {
 
 /// Throws Error for a domain too short to hold out text of.
 void check_held_out(RoutingOptions const& o) {
-  MixedTexts const texts(o, o.seeds.front());
+  MixedTexts const texts = o.texts(o.seeds.front());
   for (std::size_t d = 0; d < texts.domains(); ++d) {
     Index targets = 0;
     try {
@@ -36,29 +37,10 @@ void check_held_out(RoutingOptions const& o) {
 /// Makes what is missing.
 void run_cells(RoutingOptions const& o) {
   check_held_out(o);
-  std::vector<Cell> missing;
-  auto const all = cells(o);
-  double spent = 0;
-  std::size_t timed = 0;
-  for (Cell const& cell : all) {
-    auto const made = read_result<CellResult>(o, cell.file(o));
-    if (!made || !made->by_this_program()) missing.push_back(cell);
-    else if (made->seconds > 0) spent += made->seconds, ++timed;
-  }
-  fmt::print("{} cells of {} steps of {} tokens, {} of them done\n", all.size(), o.steps(), o.tokens_per_step(),
-             all.size() - missing.size());
-  for (std::size_t i = 0; i < missing.size(); ++i) {
-    if (timed == 0) spent = CellRun(o, missing[i]).estimate_seconds();
-    double const left = spent / static_cast<double>(std::max<std::size_t>(timed, 1)) * static_cast<double>(missing.size() - i);
-    fmt::print("{} ({} to go, about {:.0f} min)\n", missing[i].name(), missing.size() - i, left / 60);
-    std::fflush(stdout);
-    if (timed == 0) spent = 0;
-    double const begin = now();
-    CellResult const result = CellRun(o, missing[i]).run();
-    spent += now() - begin;
-    ++timed;
-    write_result(o, missing[i].file(o), result, now() - begin);
-  }
+  make_missing<CellResult>(
+      o, cells(o), fmt::format("{} steps of {} tokens", o.steps(), o.tokens_per_step()),
+      [&](Cell const& cell) { return CellRun(o, cell).run(); },
+      [&](Cell const& cell) { return CellRun(o, cell).estimate_seconds(); });
 }
 
 void write_report(RoutingOptions const& o) {
@@ -110,13 +92,13 @@ void run_speed(RoutingOptions const& o) {
   for (std::size_t i = 0; i < o.policies.size(); ++i) {
     std::string const& name = o.policies[i];
     SpeedResult const r = median_of(measured[i]);
-    write_result(o, speed_file(o, find_variant(name)), r);
+    write_result(o.settings(), speed_file(o, find_variant(name)), r);
     fmt::print("{:<16} {:>9.3f} {:>18.2f} {:>20.2f} {:>18.2f} {:>20.2f} {:>9.1f}\n", name, 1e3 * r.even.routers,
                1e3 * r.even.attention, 1e3 * r.even.feed_forward, 1e3 * r.skewed.attention, 1e3 * r.skewed.feed_forward,
                1e3 * r.step);
   }
   ObservationCost const cost = measure_observation(o, 15);
-  write_result(o, observation_file(o), cost);
+  write_result(o.settings(), observation_file(o), cost);
   fmt::print("Observing routers, of a step: {:+.1f} % for their load, {:+.1f} % for everything of every token\n",
              cost.load_percent(), cost.all_percent());
 }

@@ -2,19 +2,8 @@
 #pragma once
 // One cell of the comparison: a policy and a seed. What was measured of it, and its file.
 
+#include "cells/result_file.hpp"
 #include "routing/options.hpp"
-
-#include <moduleformer/io/file_commit.hpp>
-#include <moduleformer/io/output_file.hpp>
-
-#include <nlohmann/json.hpp>
-
-#include <fstream>
-#include <optional>
-
-#ifndef MODULEFORMER_SOURCES
-#error "moduleformer: MODULEFORMER_SOURCES must be a hash of the library and this benchmark: see CMakeLists.txt"
-#endif
 
 namespace bench {
 
@@ -66,47 +55,6 @@ struct Cell {
   /// Where a stopped run goes on.
   [[nodiscard]] std::filesystem::path run(RoutingOptions const& o) const { return o.out / (name() + ".run"); }
 };
-
-/// What a result must say to count: the sources (by a hash) and the settings that it was made with.
-inline std::string identity(RoutingOptions const& o) {
-  return "sources " + std::string(MODULEFORMER_SOURCES) + "; " + o.settings();
-}
-
-/// A result's file, whole or not there.
-template <class Result>
-void write_result(RoutingOptions const& o, std::filesystem::path const& file, Result const& result, double seconds = 0) {
-  nlohmann::json const json{
-      {"identity", identity(o)}, {"commit", MODULEFORMER_COMMIT}, {"seconds", seconds}, {"result", result}};
-  mf::FileCommit commit{file};
-  mf::write_file(commit.temporary(), json.dump(1) + "\n");
-  commit.finish();
-}
-
-/// A result and what made it.
-template <class Result>
-struct Made {
-  std::string sources;  // the hash
-  std::string commit;
-  double seconds = 0;   // that it took; 0 if it does not say
-  Result result;
-  [[nodiscard]] bool by_this_program() const { return sources == MODULEFORMER_SOURCES; }
-};
-
-/// The result, if it is there, whole, and of the same settings.
-template <class Result>
-std::optional<Made<Result>> read_result(RoutingOptions const& o, std::filesystem::path const& file) {
-  std::ifstream stream(file);
-  auto const json = nlohmann::json::parse(stream, nullptr, false);
-  if (!json.is_object()) return {};
-  try {
-    std::string const found = json.at("identity"), first = "sources ", rest = "; " + o.settings();
-    if (!found.starts_with(first) || !found.ends_with(rest) || found.size() < first.size() + rest.size()) return {};
-    return Made<Result>{found.substr(first.size(), found.size() - first.size() - rest.size()), json.at("commit"),
-                        json.value("seconds", 0.0), json.at("result").get<Result>()};
-  } catch (nlohmann::json::exception const&) {
-    return {};
-  }
-}
 
 /// Cells in the order in which they run: one seed of every policy, then the next.
 inline std::vector<Cell> cells(RoutingOptions const& o) {

@@ -3,10 +3,9 @@
 // Options of the benchmark of routing policies: what is compared, on which texts, with which model. All but the folder, the
 // threads and the choice of cells decide a cell's result; settings() names those.
 
+#include "cells/domains.hpp"
+#include "cells/texts.hpp"
 #include "routing/variants.hpp"
-
-#include <moduleformer/training/documents.hpp>
-#include <moduleformer/training/text_file.hpp>
 
 #include <CLI/CLI.hpp>
 #include <fmt/core.h>
@@ -16,19 +15,10 @@
 #include <cstdint>
 #include <cstdlib>
 #include <filesystem>
-#include <span>
 #include <string>
 #include <vector>
 
 namespace bench {
-
-using mf::Index;
-
-struct Domain {
-  std::string name;
-  std::filesystem::path file;
-  std::uint64_t fingerprint = 0;  // of its text
-};
 
 struct RoutingOptions {
   std::vector<std::string> policies, data;
@@ -54,16 +44,17 @@ struct RoutingOptions {
   }
   [[nodiscard]] Index tokens_per_step() const { return static_cast<Index>(domains.size()) * rows * window; }
   [[nodiscard]] Index steps() const { return std::max(Index{1}, tokens / tokens_per_step()); }
+  [[nodiscard]] MixedTexts texts(std::uint64_t seed) const {
+    return {domains, {.rows = rows, .tokens = window, .steps = steps(), .seed = seed, .held_out = held_out}};
+  }
 
   /// Everything that a cell's result depends on, beside its policy, its seed and the sources.
   [[nodiscard]] std::string settings() const {
-    std::string texts;
-    for (Domain const& d : domains) texts += fmt::format(" {}={:016x}", d.name, d.fingerprint);
     return fmt::format(
         "tokens {} rows {} window {} hidden {} layers {} heads {} router {} experts {}/{} width {} k {} rate {} "
         "held-out {}{}",
         tokens, rows, window, hidden, layers, heads, router_hidden, attention_experts, ffn_experts, ffn_hidden, top_k,
-        rate, held_out, texts);
+        rate, held_out, fingerprints(domains));
   }
 };
 
@@ -73,27 +64,6 @@ inline Variant const& find_variant(std::string_view name) {
   std::string known;
   for (Variant const& v : variants) known += (known.empty() ? "" : ", ") + std::string(v.name);
   throw mf::Error(fmt::format("--policies: expected some of {}; found '{}'", known, name));
-}
-
-/// NAME=FILE. Throws Error for a name given twice and a file that cannot be read as text.
-inline std::vector<Domain> parse_domains(std::vector<std::string> const& data) {
-  std::vector<Domain> domains;
-  for (std::string const& item : data) {
-    auto const equals = item.find('=');
-    mf::expects(equals != std::string::npos && equals > 0 && equals + 1 < item.size(),
-                "--data: expected NAME=FILE, found '", item, "'");
-    Domain domain{item.substr(0, equals), item.substr(equals + 1)};
-    mf::expects(std::ranges::find(domains, domain.name, &Domain::name) == domains.end(), "--data: the name ",
-                domain.name, " is given twice");
-    mf::expects(std::filesystem::is_regular_file(domain.file), "--data: ", domain.name, ": ", domain.file.string(),
-                ": expected a text file, found none");
-    auto const text = mf::read_text_file(domain.file);
-    mf::Documents<unsigned char> documents(0);
-    documents.add(domain.name, std::span<unsigned char const>(text));
-    domain.fingerprint = documents.fingerprint();
-    domains.push_back(std::move(domain));
-  }
-  return domains;
 }
 
 inline RoutingOptions parse_routing_options(int argc, char** argv) {

@@ -3,13 +3,13 @@
 // The comparison as a table: each policy's mean over its seeds and their standard deviation. The difference in bits per byte
 // to the first policy is taken seed by seed (same text in the same order), so most of the seeds' spread cancels in it.
 
+#include "cells/tables.hpp"
 #include "routing/cell.hpp"
 #include "routing/speed.hpp"
 
 #include <moduleformer/io/svg.hpp>
 
 #include <algorithm>
-#include <cmath>
 #include <iterator>
 #include <optional>
 #include <span>
@@ -17,20 +17,6 @@
 #include <vector>
 
 namespace bench {
-
-struct Mean {
-  double value = 0;
-  double deviation = 0;  // of one seed, unbiased; 0 for one seed
-};
-
-inline Mean mean_of(std::span<double const> values) {
-  Mean mean;
-  auto const n = static_cast<double>(values.size());
-  for (double const v : values) mean.value += v / n;
-  for (double const v : values) mean.deviation += (v - mean.value) * (v - mean.value) / std::max(n - 1, 1.0);
-  mean.deviation = std::sqrt(mean.deviation);
-  return mean;
-}
 
 /// The results of one policy.
 struct PolicyResults {
@@ -94,11 +80,6 @@ inline constexpr SpeedColumn speed_columns[] = {
      }},
 };
 
-/// What made all cells of a report.
-struct Maker {
-  std::string sources, commit;
-};
-
 /// All finished cells, by policy: those that this program made, or, for a report alone, those that one other program made.
 /// Throws Error for cells of several.
 inline std::vector<PolicyResults> collect(RoutingOptions const& o, Maker& maker) {
@@ -106,22 +87,15 @@ inline std::vector<PolicyResults> collect(RoutingOptions const& o, Maker& maker)
   for (auto const& name : o.policies) {
     PolicyResults policy{&find_variant(name)};
     for (auto const seed : o.seeds)
-      if (auto made = read_result<CellResult>(o, Cell{policy.variant, seed}.file(o));
+      if (auto made = read_result<CellResult>(o.settings(), Cell{policy.variant, seed}.file(o));
           made && (o.report_only || made->by_this_program())) {
-        if (maker.sources.empty()) maker = {made->sources, made->commit};
-        mf::expects(maker.sources == made->sources, o.out.string(), ": ", name, ", seed ", seed, " is of commit ",
-                    made->commit, ", others are of ", maker.commit, ": make one report of each");
+        maker.expect_same(*made, fmt::format("{}: {}, seed {}", o.out.string(), name, seed));
         policy.seeds.push_back(std::move(made->result));
       }
-    if (auto made = read_result<SpeedResult>(o, speed_file(o, *policy.variant))) policy.speed = std::move(made->result);
+    if (auto made = read_result<SpeedResult>(o.settings(), speed_file(o, *policy.variant))) policy.speed = std::move(made->result);
     if (!policy.seeds.empty()) all.push_back(std::move(policy));
   }
   return all;
-}
-
-inline std::string with_deviation(Mean mean, int digits, std::size_t seeds) {
-  return seeds > 1 ? fmt::format("{:.{}f} ±{:.{}f}", mean.value, digits, mean.deviation, digits)
-                   : fmt::format("{:.{}f}", mean.value, digits);
 }
 
 /// Rows of cells, the header first.
@@ -149,18 +123,13 @@ inline std::vector<std::vector<std::string>> table_cells(std::vector<PolicyResul
 }
 
 /// Of the table's columns the first and [begin, end).
-inline std::string markdown_table(std::vector<std::vector<std::string>> const& rows, std::size_t begin, std::size_t end) {
-  std::string text;
-  for (std::size_t i = 0; i < rows.size(); ++i) {
-    text += "| " + rows[i][0] + " |";
-    for (std::size_t c = begin; c < end; ++c) text += " " + rows[i][c] + " |";
-    text += "\n";
-    if (i > 0) continue;
-    text += "|---|";
-    for (std::size_t c = begin; c < end; ++c) text += c == 1 ? "---|" : "---:|";
-    text += "\n";
+inline std::string table_part(std::vector<std::vector<std::string>> const& rows, std::size_t begin, std::size_t end) {
+  std::vector<std::vector<std::string>> part;
+  for (auto const& row : rows) {
+    auto& cells = part.emplace_back(std::vector<std::string>{row[0]});
+    for (std::size_t c = begin; c < end; ++c) cells.push_back(row[c]);
   }
-  return text;
+  return markdown_table(part, begin <= 1 ? 2 : 1);
 }
 
 /// All columns in tables that a page has room for: what the policies are; quality and balance; specialisation; cost.
@@ -168,8 +137,8 @@ inline std::string markdown_tables(std::vector<std::vector<std::string>> const& 
   std::size_t const of_cost = std::size(speed_columns), all = rows[0].size();
   auto const specialisation = static_cast<std::size_t>(
       std::ranges::find(rows[0], std::string_view("I(e;x), attention")) - rows[0].begin());
-  return markdown_table(rows, 1, 2) + "\n" + markdown_table(rows, 2, specialisation) + "\n" +
-         markdown_table(rows, specialisation, all - of_cost) + "\n" + markdown_table(rows, all - of_cost, all);
+  return table_part(rows, 1, 2) + "\n" + table_part(rows, 2, specialisation) + "\n" +
+         table_part(rows, specialisation, all - of_cost) + "\n" + table_part(rows, all - of_cost, all);
 }
 
 inline std::string csv_table(std::vector<PolicyResults> const& all) {

@@ -3,12 +3,11 @@
 // Trains and measures one cell. What a stopped run needs lies in a folder beside the results, saved every so many seconds: weights,
 // the trainer's state and the moments measured, so a resumed cell ends as an uninterrupted one.
 
+#include "cells/run_folder.hpp"
 #include "routing/cell.hpp"
 #include "routing/routers.hpp"
-#include "routing/texts.hpp"
 #include "support.hpp"
 
-#include <moduleformer/io/checkpoint.hpp>
 #include <moduleformer/training/schedule.hpp>
 #include <moduleformer/training/trainer.hpp>
 
@@ -18,22 +17,9 @@
 
 namespace bench {
 
-/// What a cell knows beside weights and optimizer.
-struct CellState {
-  static constexpr std::string_view file_stem = "cell";
-  std::string identity{};
-  std::string moments = "[]";
-
-  template <class Self, class Visitor>
-  static void visit(Self& self, Visitor&& visit) {
-    visit("identity", self.identity);
-    visit("moments", self.moments);
-  }
-};
-
 class CellRun {
  public:
-  CellRun(RoutingOptions const& o, Cell const& cell) : o_(o), cell_(cell), texts_(o, cell.seed) {
+  CellRun(RoutingOptions const& o, Cell const& cell) : o_(o), cell_(cell), texts_(o.texts(cell.seed)), folder_(cell.run(o), identity(o.settings()), o.save_every) {
     cell.variant->choose(routing_);
   }
 
@@ -51,43 +37,25 @@ class CellRun {
     mf::Trainer trainer{model, mf::AdamW{.learning_rate = o_.rate},
                         mf::WarmupCosine{.warmup = std::min(Index{50}, o_.steps()), .total = o_.steps(), .floor = 0.05},
                         {.threads = o_.threads, .seed = cell_.seed}};
-    auto const folder = cell_.run(o_);
-    if (resumed_) mf::load_state(folder, model, trainer);
-    auto moments = nlohmann::json::parse(state_.moments).get<std::vector<Moment>>();
-    double saved = now();
+    auto moments = nlohmann::json::parse(folder_.notes().empty() ? "[]" : folder_.notes()).get<std::vector<Moment>>();
     mf::Batch batch;
-    while (trainer.steps() < o_.steps()) {
-      texts_.read(trainer.steps(), batch);
-      trainer.step(batch);
+    auto const step = [&](auto& t) {
+      texts_.read(t.steps(), batch);
+      t.step(batch);
       Index const every = std::max(Index{1}, o_.steps() / 20);
-      if (trainer.steps() % every == 0) moments.push_back(moment(model, trainer.steps() * o_.tokens_per_step()));
-      if (now() - saved < o_.save_every || trainer.steps() == o_.steps()) continue;
-      state_.moments = nlohmann::json(moments).dump();
-      mf::save(model, folder, {}, trainer, state_);
-      saved = now();
-    }
+      if (t.steps() % every == 0) moments.push_back(moment(model, t.steps() * o_.tokens_per_step()));
+    };
+    folder_.train(trainer, o_.steps(), step, [&] { return nlohmann::json(moments).dump(); });
     CellResult result = measure(model);
     result.moments = std::move(moments);
-    std::filesystem::remove_all(folder);
+    folder_.remove();
     return result;
   }
 
  private:
   /// A new model, or the one of a run that was stopped, if it had the same sources and settings.
   Model start() {
-    auto const folder = cell_.run(o_);
-    state_.identity = identity(o_);
-    if (std::filesystem::exists(folder)) {
-      Model model = mf::load<Model>(folder, {.map = false});
-      CellState found;
-      mf::load_state(folder, model, found);
-      if (found.identity == state_.identity) {
-        state_ = found;
-        resumed_ = true;
-        return model;
-      }
-      std::filesystem::remove_all(folder);
-    }
+    if (auto model = folder_.stored<Model>()) return std::move(*model);
     return Model::random(cell_.seed, o_.config(), routing_.settings, routing_.policies);
   }
 
@@ -156,8 +124,7 @@ class CellRun {
   Cell cell_;
   MixedTexts texts_;
   Routing routing_;
-  CellState state_;
-  bool resumed_ = false;
+  RunFolder folder_;
 };
 
 }  // namespace bench

@@ -8,6 +8,7 @@
 #include <moduleformer/model/causal_lm.hpp>
 #include <moduleformer/model/config.hpp>
 #include <moduleformer/model/count.hpp>
+#include <moduleformer/model/dense_baseline.hpp>
 #include <moduleformer/model/generation.hpp>
 #include <moduleformer/model/given_routes.hpp>
 #include <moduleformer/model/heads.hpp>

@@ -3,22 +3,22 @@
 // Text of several domains: a step's rows are as many from each, drawn as a function of (seed, step); the end of each text
 // is held out.
 
-#include "routing/options.hpp"
+#include "cells/domains.hpp"
 
 #include <moduleformer/training/data.hpp>
 
-#include <algorithm>
+#include <cstddef>
 
 namespace bench {
 
 class MixedTexts {
  public:
-  MixedTexts(RoutingOptions const& o, std::uint64_t seed) {
-    for (std::size_t d = 0; d < o.domains.size(); ++d)
-      texts_.emplace_back(
-          o.domains[d].file,
-          mf::BatchOptions{
-              .rows = o.rows, .tokens = o.window, .steps = o.steps(), .seed = seed + 1000 * d, .held_out = o.held_out});
+  /// `options`: rows are those of each domain.
+  MixedTexts(std::span<Domain const> domains, mf::BatchOptions options) {
+    for (Domain const& domain : domains) {
+      texts_.emplace_back(domain.file, options);
+      options.seed += 1000;
+    }
   }
 
   [[nodiscard]] std::size_t domains() const { return texts_.size(); }
