@@ -52,6 +52,7 @@ class ClaimRun {
       t.step(std::span<mf::Batch const>(&batch, 1), {}, std::span<mf::Batch const>(&old, recipe_.guard.kl > 0 ? 1 : 0));
     };
     folder_.train(trainer, steps, step, [] { return std::string(); });
+    if (recipe_.stage == Stage::specialise) model.policies().selection = mf::TopK{};  // pools may be larger than what pruning leaves
     ClaimResult result = measure(model);
     mf::save(model, cell_.model(o_));
     folder_.remove();
