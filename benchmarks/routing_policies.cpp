@@ -64,10 +64,9 @@ void write_report(RoutingOptions const& o) {
     if (p.speed) json["speed"].push_back(*p.speed);
   }
   mf::write_file(o.out / "results.json", json.dump(1) + "\n");
-  // Pictures stand by themselves: text and lines in grey read on any ground.
   auto const draw = [&](std::string name, std::string const& svg) {
     std::ranges::replace_if(name, [](char c) { return std::isalnum(static_cast<unsigned char>(c)) == 0; }, '-');
-    mf::write_file(o.out / (name + ".svg"), "<svg style=\"color:#777\"" + svg.substr(std::string_view("<svg").size()));
+    mf::write_file(o.out / (name + ".svg"), mf::standing_alone(svg));
   };
   for (Column const& c : columns) draw(c.name, mf::to_svg(dots(all, c)));
   draw("curves", mf::to_svg(curves(all, "Held-out text while training", "bits per byte", &Moment::bits_per_byte)));

@@ -23,6 +23,23 @@ namespace bench {
 /// Fractions of experts that stay.
 inline constexpr double kept_fractions[] = {1, 0.75, 0.5, 0.4, 0.3, 0.2, 0.1};
 
+/// What routers of a specialised model do on text of the task that was trained on.
+inline std::vector<mf::RouterSummary> use_on_task(ClaimOptions const& o, ClaimCell const& cell, Model const& model,
+                                                  mf::Session<mf::DefaultBackend>& session) {
+  constexpr Index batches = 16;
+  auto const texts = o.texts(o.domain(o.task), batches, cell.seed + 900);
+  std::vector<mf::RouterSummary> routers;
+  mf::Batch batch;
+  mf::Observation<float> seen;
+  for (Index i = 0; i < batches; ++i) {
+    texts.read(i, batch);
+    (void)model.loss(session, batch, {.observation = &seen});
+    routers.resize(seen.routers.size());
+    for (std::size_t r = 0; r < routers.size(); ++r) routers[r].add(seen.routers[r]);
+  }
+  return routers;
+}
+
 class ClaimRun {
  public:
   ClaimRun(ClaimOptions const& o, ClaimCell const& cell)
@@ -52,7 +69,7 @@ class ClaimRun {
       t.step(std::span<mf::Batch const>(&batch, 1), {}, std::span<mf::Batch const>(&old, recipe_.guard.kl > 0 ? 1 : 0));
     };
     folder_.train(trainer, steps, step, [] { return std::string(); });
-    if (recipe_.stage == Stage::specialise) model.policies().selection = mf::TopK{};  // pools may be larger than what pruning leaves
+    if (find_recipe(is_first() ? recipe_.name : recipe_.base).pools) model.policies().selection = mf::DocumentPool{};  // sizes that fit whatever pruning leaves
     ClaimResult result = measure(model);
     mf::save(model, cell_.model(o_));
     folder_.remove();
@@ -183,7 +200,7 @@ class ClaimRun {
     auto const task = o_.domain(o_.task);
     auto const texts = o_.texts(task, 1, cell_.seed);
     mf::Session session{model, {.threads = o_.threads}};
-    auto const use = use_on_task(model, session);
+    auto const use = use_on_task(o_, cell_, model, session);
     for (bool const by_layer : {true, false})
       for (double const kept : kept_fractions) {
         auto const map = by_layer ? mf::keep_fraction(model, use, kept) : mf::keep_fraction_of_all(model, use, kept);
@@ -192,21 +209,6 @@ class ClaimRun {
         result.pruned.push_back({by_layer ? "layer" : "model", kept, share_kept(model, small), counts_of(small).parameters,
                                  mf::evaluate(small, smaller, texts.held_out(0)).bits_per_byte()});
       }
-  }
-
-  [[nodiscard]] std::vector<mf::RouterSummary> use_on_task(Model const& model, mf::Session<mf::DefaultBackend>& session) const {
-    constexpr Index batches = 16;
-    auto const texts = o_.texts(o_.domain(o_.task), batches, cell_.seed + 900);
-    std::vector<mf::RouterSummary> routers;
-    mf::Batch batch;
-    mf::Observation<float> seen;
-    for (Index i = 0; i < batches; ++i) {
-      texts.read(i, batch);
-      (void)model.loss(session, batch, {.observation = &seen});
-      routers.resize(seen.routers.size());
-      for (std::size_t r = 0; r < routers.size(); ++r) routers[r].add(seen.routers[r]);
-    }
-    return routers;
   }
 
   static mf::Counts counts_of(Model const& model) { return mf::count(model.config(), model.policies(), model.outputs()); }

@@ -54,6 +54,7 @@ struct LinePlot {
   };
   std::string title, x_name, y_name;
   std::vector<Line> lines;
+  bool dots = false;  // at the points too
 };
 
 /// Rows of values as dots, and their mean as a bar.
@@ -227,6 +228,8 @@ inline std::string to_svg(LinePlot const& plot) {
       py.push_back(down(line.y[j]));
     }
     svg.path(px, py, detail::line_stroke(i), line.name);
+    for (std::size_t j = 0; plot.dots && j < px.size(); ++j)
+      svg.circle(px[j], py[j], 4, "fill=\"currentColor\" " + detail::line_stroke(i), line.name);
     double const name_y = top + 12 + 18 * static_cast<double>(i);
     svg.line(left + width + 12, name_y - 4, left + width + 30, name_y - 4, detail::line_stroke(i));
     svg.write(left + width + 36, name_y, line.name);
@@ -264,6 +267,11 @@ inline std::string to_svg(DotPlot const& plot) {
     if (!r.values.empty()) svg.line(across(mean), y - 8, across(mean), y + 8, "stroke=\"#d9822b\" stroke-width=\"3\"");
   }
   return std::move(svg).finish();
+}
+
+/// A picture outside a page: text and lines in grey, which reads on any ground.
+inline std::string standing_alone(std::string const& svg) {
+  return "<svg style=\"color:#777\"" + svg.substr(std::string_view("<svg").size());
 }
 
 }  // namespace moduleformer
