@@ -69,7 +69,7 @@ class ClaimRun {
       t.step(std::span<mf::Batch const>(&batch, 1), {}, std::span<mf::Batch const>(&old, recipe_.guard.kl > 0 ? 1 : 0));
     };
     folder_.train(trainer, steps, step, [] { return std::string(); });
-    if (find_recipe(is_first() ? recipe_.name : recipe_.base).pools) model.policies().selection = mf::DocumentPool{};  // sizes that fit whatever pruning leaves
+    if (!is_first() && find_recipe(recipe_.base).pools) model.policies().selection = mf::DocumentPool{};  // sizes that fit whatever pruning leaves
     ClaimResult result = measure(model);
     mf::save(model, cell_.model(o_));
     folder_.remove();
