@@ -109,3 +109,13 @@ BOOST_AUTO_TEST_CASE(records_that_cannot_be_compared) {
   expect({}, "it has router 'r'");
   BOOST_TEST(complaint({}, {}).find("at least one, found 0 and 0") != std::string::npos);
 }
+
+BOOST_AUTO_TEST_CASE(a_grown_model_comes_second) {
+  auto const before = record({3, 1, 0, 4}, {0.5f, 0.25f, 0.75f, 0.125f});
+  auto after = record({3, 5, 0, 4}, {0.5f, 0.25f, 0.75f, 0.125f});
+  after.routers[0].size.experts = 7;
+  auto const seen = mf::compare_routes(before, after)[0];
+  BOOST_TEST(seen.shared_slots == 0.75);
+  BOOST_TEST(seen.same_set == 0.5);
+  BOOST_TEST(complaint(after, before).find("of another model") != std::string::npos);
+}

@@ -15,7 +15,6 @@
 #include <algorithm>
 #include <cmath>
 #include <cstddef>
-#include <functional>
 #include <vector>
 
 namespace moduleformer {
@@ -107,26 +106,28 @@ ExpertMap keep_fraction(M const& model, std::vector<RouterSummary> const& router
 }
 
 /// Of all routed experts of the model the fraction that is used most, relative to a router's mean use: routers keep different
-/// numbers.
+/// numbers. Of equally used ones those of earlier layers stay.
 template <class M>
 ExpertMap keep_fraction_of_all(M const& model, std::vector<RouterSummary> const& routers, double fraction,
                                ExpertUse use = ExpertUse::frequency) {
   detail::check_fraction(fraction);
   auto const ranked = detail::rank_experts(model, routers, use);
-  std::vector<double> all;
-  auto const mean = [](detail::RankedExperts const& of) {
-    double sum = 0;
-    for (auto const& e : of.experts) sum += e.use;
-    return sum / static_cast<double>(of.experts.size());
+  struct Expert {
+    std::size_t router;
+    double use;  // relative
   };
-  for (auto const& of : ranked)
-    for (auto const& e : of.experts) all.push_back(e.use / mean(of));
-  std::sort(all.begin(), all.end(), std::greater<>{});
-  auto const count = static_cast<std::size_t>(std::ceil(fraction * static_cast<double>(all.size()) - 1e-9));
-  double const bound = count == 0 ? INFINITY : all[count - 1];
+  std::vector<Expert> all;
+  for (std::size_t r = 0; r < ranked.size(); ++r) {
+    double sum = 0;
+    for (auto const& e : ranked[r].experts) sum += e.use;
+    for (auto const& e : ranked[r].experts)
+      all.push_back({r, sum > 0 ? e.use / sum * static_cast<double>(ranked[r].experts.size()) : 0});
+  }
+  std::stable_sort(all.begin(), all.end(), [](Expert const& a, Expert const& b) { return a.use > b.use; });
+  all.resize(static_cast<std::size_t>(std::ceil(fraction * static_cast<double>(all.size()) - 1e-9)));
   return detail::keep_each(ranked, [&](detail::RankedExperts const& of) {
-    double const per = mean(of);
-    return static_cast<Index>(std::count_if(of.experts.begin(), of.experts.end(), [&](auto const& e) { return e.use / per >= bound; }));
+    auto const router = static_cast<std::size_t>(&of - ranked.data());
+    return static_cast<Index>(std::count_if(all.begin(), all.end(), [&](Expert const& e) { return e.router == router; }));
   });
 }
 
