@@ -56,17 +56,12 @@ void print_selection(mf::dynamic_policies const& policies) {
 
 void print_agreement(std::vector<mf::RouteAgreement> const& routers) {
   fmt::print("{:<15}{:>12}{:>15}{:>13}{:>18}\n", "router", "same set", "shared slots", "same first", "gate difference");
-  mf::RouteAgreement mean;
   auto const line = [](std::string const& name, mf::RouteAgreement const& seen) {
     fmt::print("{:<15}{:>10.2f} %{:>13.2f} %{:>11.2f} %{:>18.6f}\n", name, 100 * seen.same_set, 100 * seen.shared_slots,
                100 * seen.same_first, seen.gate_difference);
   };
-  auto const count = static_cast<double>(routers.size());
-  for (mf::RouteAgreement const& router : routers) {
-    line(mf::short_router_name(router.router), router);
-    mean.add(router, 1 / count);
-  }
-  line("mean", mean);
+  for (mf::RouteAgreement const& router : routers) line(mf::short_router_name(router.router), router);
+  line("mean", mf::mean_agreement(routers));
   fmt::print(
       "Tokens with the same experts; slots whose expert both chose; tokens with the same first expert; mean absolute\n"
       "difference of the gates of experts that either chose, one not chosen counting as 0.\n");

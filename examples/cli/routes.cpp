@@ -24,6 +24,7 @@ namespace mf = moduleformer;
 struct Routes {
   CLI::App* record;
   std::string model, out, first, second;
+  double at_least = 0;
   ScoredText text;
   DeviceOptions device;
 
@@ -36,7 +37,9 @@ struct Routes {
     add_device_options(*record, device);
     auto* const compare = command.add_subcommand("compare", "How far two records of one text agree, router by router.");
     compare->add_option("A", first, "a record")->required();
-    compare->add_option("B", second, "another, of a model of the same routers")->required();
+    compare->add_option("B", second, "another, of a model of the same routers; they may have more experts, new ones behind")->required();
+    compare->add_option("--at-least", at_least, "fail if a smaller share of slots, mean over routers, has the same expert in both")
+        ->check(CLI::Range(0.0, 1.0));
   }
 
   int run() { return record->parsed() ? run_record() : run_compare(); }
@@ -52,7 +55,11 @@ struct Routes {
   }
 
   int run_compare() const {
-    print_agreement(mf::compare_routes(mf::load_routes(first), mf::load_routes(second)));
+    auto const agreement = mf::compare_routes(mf::load_routes(first), mf::load_routes(second));
+    print_agreement(agreement);
+    double const shared = mf::mean_agreement(agreement).shared_slots;
+    mf::expects(shared >= at_least, second, ": expected at least ", at_least, " of the slots to have the expert that they have in ", first,
+                ", found ", shared);
     return success;
   }
 };

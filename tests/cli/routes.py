@@ -61,6 +61,10 @@ class Routes(support.ProgramTest):
         back = self.run_program("routes", "compare", "other.safetensors", "routes.safetensors").out
         self.assertEqual(there, back)
         self.assertNotIn("100.00 %", there.splitlines()[-3])
+        self.run_program("routes", "compare", "routes.safetensors", "routes.safetensors", "--at-least", 1)
+        self.refuse(1, "other.safetensors: expected at least 1 of the slots", "routes", "compare", "routes.safetensors", "other.safetensors",
+                    "--at-least", 1)
+        self.refuse(2, "--at-least", "routes", "compare", "routes.safetensors", "other.safetensors", "--at-least", 1.5)
 
     def test_records_that_do_not_fit(self):
         self.record()

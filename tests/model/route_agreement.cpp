@@ -117,5 +117,6 @@ BOOST_AUTO_TEST_CASE(a_grown_model_comes_second) {
   auto const seen = mf::compare_routes(before, after)[0];
   BOOST_TEST(seen.shared_slots == 0.75);
   BOOST_TEST(seen.same_set == 0.5);
+  BOOST_TEST(mf::mean_agreement({seen, mf::compare_routes(before, before)[0]}).shared_slots == 0.875);
   BOOST_TEST(complaint(after, before).find("of another model") != std::string::npos);
 }

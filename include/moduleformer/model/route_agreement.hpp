@@ -93,4 +93,12 @@ inline std::vector<RouteAgreement> compare_routes(RouteRecord const& a, RouteRec
   return result;
 }
 
+/// Over the routers, at least one. Its shared_slots is what drift is measured by: 1 - shared_slots of the choices changed.
+inline RouteAgreement mean_agreement(std::vector<RouteAgreement> const& routers) {
+  RouteAgreement mean;
+  for (RouteAgreement const& router : routers) mean.add(router, 1 / static_cast<double>(routers.size()));
+  mean.router = "mean";
+  return mean;
+}
+
 }  // namespace moduleformer
