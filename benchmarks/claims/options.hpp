@@ -58,7 +58,7 @@ struct ClaimOptions {
   [[nodiscard]] Index steps_of(Index count) const { return std::max(Index{1}, count / tokens_per_step()); }
   /// A step of `rows` rows over all of these.
   [[nodiscard]] MixedTexts texts(std::vector<Domain> const& of, Index steps, std::uint64_t seed) const {
-    return {of, {.rows = rows / static_cast<Index>(of.size()), .tokens = window, .steps = steps, .seed = seed, .held_out = held_out}};
+    return {of, {.rows = std::max(Index{1}, rows / static_cast<Index>(of.size())), .tokens = window, .steps = steps, .seed = seed, .held_out = held_out}};
   }
 
   /// Everything that a cell's result depends on, beside its recipe, its seed and the sources.

@@ -106,7 +106,7 @@ class ClaimRun {
     if (recipe_.pools) {
       policies.routing_loss = mf::SwitchLoss{};
       mf::DocumentPool pool;
-      pool.smallest = 2 * o_.top_k;
+      pool.smallest = std::min({2 * o_.top_k, o_.attention_experts, o_.ffn_experts});
       policies.selection = pool;
     }
     return Model::random(cell_.seed, o_.config(), settings, policies);
