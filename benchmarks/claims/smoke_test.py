@@ -25,7 +25,9 @@ def command(folder, *more):
     texts = [f"{name}={folder / name}.txt" for name in ("one", "two", "three")]
     small = ("--rows 2 --window 16 --hidden 16 --layers 1 --heads 2 --router-hidden 4 --attention-experts 3 --attention-hidden 16 --ffn-experts 4 "
              "--ffn-hidden 16 --new-attention 1 --new-ffn 2 --tokens 640 --tune-tokens 320 --held-out 0.1 --seeds 1")
-    return [program, *small.split(), "--threads", "1", *(x for t in texts for x in ("--data", t)), *more]
+    options = dict(zip(small.split()[::2], small.split()[1::2]))
+    small = [word for option, value in options.items() if option not in more for word in (option, value)]
+    return [program, *small, "--threads", "1", *(x for t in texts for x in ("--data", t)), *more]
 
 
 def run(folder, *more):
