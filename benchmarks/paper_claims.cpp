@@ -23,7 +23,7 @@ void write_claims(ClaimOptions const& o) {
   ClaimReport const report(o);
   std::string text;
   auto const table = [&](std::string const& title, Rows const& rows, std::size_t numbers) {
-    if (rows.size() > 1) text += "## " + title + "\n\n" + markdown_table(rows, numbers) + "\n";
+    if (rows.size() > 1 && rows[0].size() > 1) text += "## " + title + "\n\n" + markdown_table(rows, numbers) + "\n";
   };
   table("Efficiency", report.efficiency(), 2);
   table("Extendability", report.extendability(), 2);

@@ -411,7 +411,9 @@ BOOST_AUTO_TEST_CASE(what_is_refused) {
                (void)mf::insert_experts(model, {.attention = 1, .initial = mf::NewExperts::copies_of_most_used});
              }) == "insert experts: expected the load of 4 routers to choose the most used by, found 0");
   BOOST_TEST(complaint([&] { (void)mf::activate(model); }) == "activate: the model has no dormant experts");
-  auto [grown, rows] = mf::insert_experts(model, {.feed_forward = 2});
+  auto inserted = mf::insert_experts(model, {.feed_forward = 2});
+  auto& grown = inserted.model;
+  auto const& rows = inserted.rows;
   BOOST_TEST(complaint([&] { mf::train_only_new(grown, rows); }) ==
              "transformer.h.0.mlpf.experts.weight: rows from 4 on are dormant, activate them before training them");
   BOOST_TEST(complaint([&] { mf::train_only_new(grown, mf::activate(grown).rows); }) ==

@@ -73,7 +73,8 @@ std::vector<BlockRoutes> upload_routes(Pass<B>& pass, std::vector<BlockType> con
   record.expect_routers(sizes);
   record.expect_text(replay.batch, batch);
   record.check_batch(replay.batch);
-  auto const [first, tokens, text] = record.batches[static_cast<std::size_t>(replay.batch)];
+  auto const& recorded_batch = record.batches[static_cast<std::size_t>(replay.batch)];
+  Index const first = recorded_batch.first, tokens = recorded_batch.tokens;
   expects(tokens == n, "record of routes: batch ", replay.batch, ": expected ", n, " tokens, found ", tokens);
   auto const upload = [&](RecordedRouter const& recorded, auto const& router) -> Matrix<ExpertId const> {
     Index const slots = tokens * recorded.size.slots;

@@ -33,11 +33,14 @@ struct SumUp {
 
 namespace detail {
 
+template <class Selection>
+inline constexpr bool chooses_by_logits = requires { requires Selection::chooses_by_logits; };
+
 /// Throws Error for a selection that would choose rows of removed experts.
 template <class Selection>
 void check_chooses_by_logits(Selection const& selection) {
   with_policy(selection, []<class Concrete>(Concrete const&) {
-    expects(requires { requires Concrete::chooses_by_logits; }, "selection: ", Concrete::name,
+    expects(chooses_by_logits<Concrete>, "selection: ", Concrete::name,
             " does not know rows of removed experts, which stay in this model's routers");
   });
 }

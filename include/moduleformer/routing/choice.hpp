@@ -27,11 +27,14 @@ struct Choice {
 
 namespace detail {
 
+template <class Selection>
+inline constexpr bool samples_slots = requires { requires Selection::samples_slots; };
+
 /// Throws Error if the selection would ignore that some slots are to be sampled.
 template <class Selection>
 void check_sampled_slots(Selection const& selection, Settings const& settings) {
   with_policy(selection, [&]<class Concrete>(Concrete const&) {
-    if constexpr (!requires { requires Concrete::samples_slots; })
+    if constexpr (!samples_slots<Concrete>)
       expects(settings.sampled_slots == 0, "sample_topk: selection ", Concrete::name,
               " samples no slots, expected 0, found ", settings.sampled_slots);
   });
