@@ -60,7 +60,7 @@ BOOST_AUTO_TEST_CASE(every_tile_size_is_tested) {
 template <class B>
 void check_linear(LinearSize const& size, bool with_bias) {
   using S = typename B::Scalar;
-  auto const [m, n, k] = size;
+  Index const m = size.m, n = size.n, k = size.k;
   auto const x = normal_numbers<S>(m * k, 1), weight = normal_numbers<S>(n * k, 2), bias = normal_numbers<S>(n, 3);
   auto expected = plain_product(x, false, weight, true, m, n, k);
   if (with_bias)
@@ -80,7 +80,7 @@ void check_linear(LinearSize const& size, bool with_bias) {
 template <class B>
 void check_input_gradient(LinearSize const& size, bool accumulate) {
   using S = typename B::Scalar;
-  auto const [m, k, n] = size;
+  Index const m = size.m, k = size.n, n = size.k;
   auto const dy = normal_numbers<S>(m * n, 1), weight = normal_numbers<S>(n * k, 2), before = normal_numbers<S>(m * k, 3);
   auto const found = in_all_orders<B>([&](Device<B>& device) {
     auto const dx = device.template upload<S>(before, m, k);
@@ -127,8 +127,9 @@ BOOST_AUTO_TEST_CASE_TEMPLATE(linear_weight_and_bias_gradients_of_some_rows, B, 
   auto sizes = all_linear_sizes();
   sizes.push_back({9, 1410, 1500});  // large tiles
   sizes.push_back({1100, 70, 72});   // two parts
-  for (auto const& [m, n, k] : sizes)
+  for (auto const& size : sizes)
     for (bool const all_rows : {false, true}) {
+      Index const m = size.m, n = size.n, k = size.k;
       Index const first = all_rows ? 0 : n / 3, count = n - first - (first > 0 ? 1 : 0);  // the last row is frozen too
       auto const dy = normal_numbers<S>(m * n, 1), x = normal_numbers<S>(m * k, 2);
       auto const before = normal_numbers<float>(count * k, 3), bias_before = normal_numbers<float>(count, 4);
@@ -157,9 +158,9 @@ BOOST_AUTO_TEST_CASE_TEMPLATE(linear_weight_and_bias_gradients_of_some_rows, B, 
 // Packs and none, one part and more than are under way together, blocks of columns that are full and not.
 BOOST_AUTO_TEST_CASE_TEMPLATE(bias_gradient_of_many_rows, B, Backends) {
   using S = typename B::Scalar;
-  for (auto const& [m, n] : std::vector<std::pair<Index, Index>>{{1, 8}, {127, 16}, {129, 520}, {300, 257}, {20000, 16}})
+  for (auto const& size : std::vector<std::pair<Index, Index>>{{1, 8}, {127, 16}, {129, 520}, {300, 257}, {20000, 16}})
     for (Index const first : {0, 1, 8}) {
-      Index const count = n - first;
+      Index const m = size.first, n = size.second, count = n - first;
       if (count == 0) continue;
       auto const dy = normal_numbers<S>(m * n, 1);
       auto const before = normal_numbers<float>(count, 4);
