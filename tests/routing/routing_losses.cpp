@@ -182,7 +182,8 @@ BOOST_AUTO_TEST_CASE(nothing_was_summed) {
 // the summed probabilities.
 BOOST_AUTO_TEST_CASE(load_s_gradient) {
   struct Sizes { Index n, e, k; };
-  for (auto const [n, e, k] : {Sizes{1, 5, 2}, Sizes{13, 7, 2}, Sizes{300, 3, 1}, Sizes{1, 1, 1}}) {
+  for (Sizes const& sizes : {Sizes{1, 5, 2}, Sizes{13, 7, 2}, Sizes{300, 3, 1}, Sizes{1, 1, 1}}) {
+    Index const n = sizes.n, e = sizes.e, k = sizes.k;
     Double backend(2);
     auto logits = random_values(n * e, 11);
     for (double& l : logits) l *= 3;
