@@ -47,7 +47,7 @@ void train(Model& model, Files const& files, double rate) {
   for (auto const& batch : text(files, 1)) trainer.step(batch);
 }
 
-/// Learns `new_text` with new experts only; their routers are held to what they did on `old_text`. True if no old weight moved.
+/// Learns `new_text` with new experts only; their routers are held to what they did on `old_text`. True if dormant experts changed no result.
 bool grow(Model const& model, Files const& old_text, Files const& new_text) {
   auto const grown = mf::insert_experts(model, {.attention = 2, .feed_forward = 4});  // dormant
   bool const same = held_out(grown.model, old_text).nats == held_out(model, old_text).nats;
@@ -77,7 +77,8 @@ bool specialise(Model& model, Files const& task, fs::path const& folder) {
   model.set_settings({.aux_loss_weight = 0.1});
   train(model, task, 1e-3);
 
-  auto const use = held_out(model, task).routers;
+  mf::Session session{model};
+  auto const use = mf::evaluate(model, session, text(task, 3)).routers;  // of training text: held-out text judges the result
   auto const small = mf::prune(model, mf::keep_used(model, use, 0.02)).model;
   mf::save(small, folder);
   auto const loaded = mf::load<mf::Resizable<Model>>(folder);

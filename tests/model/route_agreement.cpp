@@ -118,5 +118,7 @@ BOOST_AUTO_TEST_CASE(a_grown_model_comes_second) {
   BOOST_TEST(seen.shared_slots == 0.75);
   BOOST_TEST(seen.same_set == 0.5);
   BOOST_TEST(mf::mean_agreement({seen, mf::compare_routes(before, before)[0]}).shared_slots == 0.875);
+  auto const same = mf::compare_routes(before, before)[0];
+  for (std::size_t n = 1; n < 50; ++n) BOOST_TEST(mf::mean_agreement(std::vector(n, same)).shared_slots == 1);
   BOOST_TEST(complaint(after, before).find("of another model") != std::string::npos);
 }

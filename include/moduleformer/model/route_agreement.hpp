@@ -96,7 +96,10 @@ inline std::vector<RouteAgreement> compare_routes(RouteRecord const& a, RouteRec
 /// Over the routers, at least one. Its shared_slots is what drift is measured by: 1 - shared_slots of the choices changed.
 inline RouteAgreement mean_agreement(std::vector<RouteAgreement> const& routers) {
   RouteAgreement mean;
-  for (RouteAgreement const& router : routers) mean.add(router, 1 / static_cast<double>(routers.size()));
+  for (RouteAgreement const& router : routers) mean.add(router, 1);
+  // Divided once: equal records agree by exactly 1, however many routers there are.
+  for (double* const x : {&mean.same_set, &mean.shared_slots, &mean.same_first, &mean.gate_difference})
+    *x /= static_cast<double>(routers.size());
   mean.router = "mean";
   return mean;
 }
