@@ -27,6 +27,7 @@ void write_claims(ClaimOptions const& o) {
   };
   table("Efficiency", report.efficiency(), 2);
   table("Extendability", report.extendability(), 2);
+  table("Extendability at equal gain", report.lost_at_equal_gain(), 1);
   table("Specialisation: bits per byte of " + o.task + ", experts kept of all in the model", report.specialisation("model"), 1);
   table("Specialisation: bits per byte of " + o.task + ", experts kept of each router", report.specialisation("layer"), 1);
   table("Specialised models with fewer experts", report.pruned_speed(), 1);

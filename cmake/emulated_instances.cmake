@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: MIT
-# moduleformer_emulated_instances: the CUDA backend's primitives on the emulated device, compiled once. Programs that include
-# backend/cuda_emulated.cuh and link it compile in a third of the time.
+# moduleformer_emulated_instances: the CUDA backend's primitives on the emulated device, compiled once for all programs
+# that include backend/cuda_emulated.cuh and link it.
 set(activations)
 foreach(activation Identity GeluTanh Gelu Relu Silu Tanh)
   list(APPEND activations "ACTIVATION:${activation}")

@@ -27,6 +27,7 @@ struct ClaimOptions {
   Index attention_experts = 16, attention_hidden = 64, ffn_experts = 32, ffn_hidden = 128, top_k = 2;
   Index new_attention = 4, new_ffn = 8;
   double rate = 4e-3, tune_rate = 1e-3, held_out = 0.02, save_every = 60;
+  double learnt_bits = 3.6;
   int threads = 0;
   bool list = false, report_only = false, speed_only = false;
   std::string measured{};  // a folder: only time what its model does
@@ -103,6 +104,8 @@ inline ClaimOptions parse_claim_options(int argc, char** argv) {
   app.add_option("--tune-rate", o.tune_rate, "of learning and specialising, the same way")->capture_default_str();
   app.add_option("--held-out", o.held_out, "fraction of each text, its end")->capture_default_str();
   app.add_option("--save-every", o.save_every, "seconds of training between two saves of a cell's run")->capture_default_str();
+  app.add_option("--learnt-bits", o.learnt_bits, "in the report, bits per byte of the learnt domain at which ways of learning are compared")
+      ->capture_default_str();
   app.add_option("--threads", o.threads, "0 for all")->capture_default_str();
   app.add_flag("--list", o.list, "list the recipes and end");
   app.add_flag("--report", o.report_only, "only make the report of what is done");

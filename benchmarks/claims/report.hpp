@@ -9,10 +9,7 @@
 #include <moduleformer/io/svg.hpp>
 
 #include <algorithm>
-#include <functional>
 #include <map>
-#include <numeric>
-#include <optional>
 #include <string>
 #include <vector>
 
@@ -70,10 +67,34 @@ class ClaimReport {
       row.push_back(mean(*all, [&](auto const& r) { return r.before[learnt_] - r.after[learnt_]; }));
       row.push_back(mean(*all, [&](auto const& r) { return old_bits(r.before); }));
       row.push_back(mean(*all, [&](auto const& r) { return old_bits(r.after); }));
-      row.push_back(mean(*all, [&](auto const& r) { return old_bits(r.after) - old_bits(r.before); }));
+      row.push_back(mean(*all, [&](auto const& r) { return lost_of(r); }));
       bool const routed = all->front().agreement >= 0;
       row.push_back(routed ? mean(*all, [](auto const& r) { return r.agreement; }) : "");
       row.push_back(routed && recipe.only_new ? mean(*all, [](auto const& r) { return r.new_share; }) : "");
+    }
+    return rows;
+  }
+
+  /// What each way of learning lost where the learnt domain has come to --learnt-bits: on the straight lines between a seed's
+  /// points, of the seeds whose points lie on both sides.
+  [[nodiscard]] Rows lost_at_equal_gain() const {
+    Rows rows{{"trains", "seeds", fmt::format("lost at {} {}", o_.learnt, o_.learnt_bits)}};
+    for (auto const& [name, ways] : ways_of_learning()) {
+      std::vector<double> lost;
+      for (auto const seed : o_.seeds) {
+        std::vector<std::pair<double, double>> points;
+        for (std::string const& recipe : ways)
+          if (auto const* const r = same_seed(recipe, seed)) points.emplace_back(r->after[learnt_], lost_of(*r));
+        std::ranges::sort(points);
+        for (std::size_t i = 1; i < points.size(); ++i) {
+          auto const [x0, y0] = points[i - 1];
+          auto const [x1, y1] = points[i];
+          if (x0 > o_.learnt_bits || o_.learnt_bits > x1) continue;
+          lost.push_back(y0 + (y1 - y0) * (o_.learnt_bits - x0) / (x1 - x0));
+          break;
+        }
+      }
+      if (!lost.empty()) rows.push_back({name, std::to_string(lost.size()), with_deviation(mean_of(lost), 3, lost.size())});
     }
     return rows;
   }
@@ -127,17 +148,12 @@ class ClaimReport {
   [[nodiscard]] mf::LinePlot extendability_plot() const {
     mf::LinePlot plot{"Extendability: " + o_.learnt + " learnt, the other domains lost", o_.learnt + ", bits per byte afterwards",
                       "bits per byte lost", {}, true};
-    for (Recipe const& recipe : recipes) {
-      auto const* const all = of(recipe, Stage::learn);
-      if (all == nullptr) continue;
-      std::string const name = recipe.guard.l2 > 0   ? "new experts, l2"
-                               : recipe.guard.kl > 0 ? "new experts, kl"
-                               : recipe.only_new     ? "new experts"
-                                                     : std::string(recipe.base) + ", all weights";
-      auto line = std::ranges::find(plot.lines, name, &mf::LinePlot::Line::name);
-      if (line == plot.lines.end()) line = plot.lines.insert(line, {name, {}, {}});
-      line->x.push_back(value(*all, [&](auto const& r) { return r.after[learnt_]; }).value);
-      line->y.push_back(value(*all, [&](auto const& r) { return old_bits(r.after) - old_bits(r.before); }).value);
+    for (auto const& [name, ways] : ways_of_learning()) {
+      auto& line = plot.lines.emplace_back(mf::LinePlot::Line{name, {}, {}});
+      for (std::string const& recipe : ways) {
+        line.x.push_back(value(results_.at(recipe), [&](auto const& r) { return r.after[learnt_]; }).value);
+        line.y.push_back(value(results_.at(recipe), [&](auto const& r) { return lost_of(r); }).value);
+      }
     }
     return plot;
   }
@@ -167,6 +183,20 @@ class ClaimReport {
     auto const found = results_.find(std::string(recipe.name));
     return recipe.stage != stage || found == results_.end() ? nullptr : &found->second;
   }
+  /// Recipes that differ in rate and strength only, by what they train.
+  [[nodiscard]] std::vector<std::pair<std::string, std::vector<std::string>>> ways_of_learning() const {
+    std::vector<std::pair<std::string, std::vector<std::string>>> ways;
+    for (Recipe const& recipe : recipes) {
+      if (of(recipe, Stage::learn) == nullptr) continue;
+      std::string const name = recipe.guard.l2 > 0   ? "new experts, l2"
+                               : recipe.guard.kl > 0 ? "new experts, kl"
+                               : recipe.only_new     ? "new experts"
+                                                     : std::string(recipe.base) + ", all weights";
+      if (ways.empty() || ways.back().first != name) ways.emplace_back(name, std::vector<std::string>{});
+      ways.back().second.emplace_back(recipe.name);
+    }
+    return ways;
+  }
   [[nodiscard]] std::vector<std::pair<std::string, Results const*>> specialised() const {
     std::vector<std::pair<std::string, Results const*>> all;
     for (Recipe const& recipe : recipes)
@@ -184,8 +214,11 @@ class ClaimReport {
     return found == speeds_.end() ? nullptr : &*found;
   }
   static Pruned const& pruned(ClaimResult const& r, std::string const& by, double kept) {
-    return *std::ranges::find_if(r.pruned, [&](Pruned const& p) { return p.by == by && p.kept == kept; });
+    auto const found = std::ranges::find_if(r.pruned, [&](Pruned const& p) { return p.by == by && p.kept == kept; });
+    mf::expects(found != r.pruned.end(), r.recipe, ", seed ", r.seed, ": expected a result with ", kept, " kept by ", by, ", found none");
+    return *found;
   }
+  [[nodiscard]] double lost_of(ClaimResult const& r) const { return old_bits(r.after) - old_bits(r.before); }
   /// Mean over the old domains.
   [[nodiscard]] double old_bits(std::vector<double> const& bits) const {
     double sum = 0;

@@ -12,7 +12,6 @@
 #include <cstdio>
 #include <fstream>
 #include <memory>
-#include <numeric>
 #include <string>
 #include <vector>
 
@@ -110,11 +109,9 @@ inline std::vector<ModelSpeed> measure_speeds(ClaimOptions const& o) {
     if (cell.recipe->concentration == 0) continue;
     for (double const kept : kept_fractions) {
       auto const folder = o.out / fmt::format("{}.kept{}.model", cell.name(), kept);
-      if (!std::filesystem::exists(folder)) {
-        Model const model = mf::load<Model>(cell.model(o));
-        mf::Session session{model, {.threads = o.threads}};
-        mf::save(mf::prune(model, mf::keep_fraction_of_all(model, use_on_task(o, cell, model, session), kept)).model, folder);
-      }
+      Model const model = mf::load<Model>(cell.model(o));
+      mf::Session session{model, {.threads = o.threads}};
+      mf::save(mf::prune(model, mf::keep_fraction_of_all(model, use_on_task(o, cell, model, session), kept)).model, folder);
       candidates.push_back({name, kept, folder});
     }
   }

@@ -6,10 +6,10 @@
 #include "claims/cell.hpp"
 
 #include <moduleformer/model/count.hpp>
+#include <moduleformer/model/route_agreement.hpp>
 #include <moduleformer/modular/freeze.hpp>
 #include <moduleformer/modular/insert.hpp>
 #include <moduleformer/modular/prune.hpp>
-#include <moduleformer/model/route_agreement.hpp>
 #include <moduleformer/training/evaluation.hpp>
 #include <moduleformer/training/schedule.hpp>
 #include <moduleformer/training/trainer.hpp>
@@ -26,18 +26,9 @@ inline constexpr double kept_fractions[] = {1, 0.75, 0.5, 0.4, 0.3, 0.2, 0.1};
 /// What routers of a specialised model do on text of the task that was trained on.
 inline std::vector<mf::RouterSummary> use_on_task(ClaimOptions const& o, ClaimCell const& cell, Model const& model,
                                                   mf::Session<mf::DefaultBackend>& session) {
-  constexpr Index batches = 16;
-  auto const texts = o.texts(o.domain(o.task), batches, cell.seed + 900);
-  std::vector<mf::RouterSummary> routers;
-  mf::Batch batch;
-  mf::Observation<float> seen;
-  for (Index i = 0; i < batches; ++i) {
-    texts.read(i, batch);
-    (void)model.loss(session, batch, {.observation = &seen});
-    routers.resize(seen.routers.size());
-    for (std::size_t r = 0; r < routers.size(); ++r) routers[r].add(seen.routers[r]);
-  }
-  return routers;
+  mf::ByteBatches const text(o.domain(o.task).front().file,
+                             {.rows = o.rows, .tokens = o.window, .steps = 16, .seed = cell.seed + 900, .held_out = o.held_out});
+  return mf::evaluate(model, session, text).routers;
 }
 
 class ClaimRun {
@@ -179,19 +170,18 @@ class ClaimRun {
     auto const old = o_.old_domains();
     auto const texts = o_.texts(old, 1, cell_.seed);
     mf::Session one{base, {.threads = o_.threads}}, other{model, {.threads = o_.threads}};
-    double routers = 0, slots = 0, fresh = 0;
+    double slots = 0, fresh = 0;
     result.agreement = 0;
     for (std::size_t d = 0; d < old.size(); ++d) {
       auto const now = mf::record_routes(model, other, texts.held_out(d));
-      for (auto const& router : mf::compare_routes(mf::record_routes(base, one, texts.held_out(d)), now))
-        result.agreement += router.shared_slots, routers += 1;
+      auto const seen = mf::compare_routes(mf::record_routes(base, one, texts.held_out(d)), now);
+      result.agreement += mf::mean_agreement(seen).shared_slots / static_cast<double>(old.size());
       for (std::size_t r = 0; r < now.routers.size(); ++r) {
         auto const& experts = r % 2 == 0 ? base.config().attention.experts : base.config().feed_forward.experts;
         slots += static_cast<double>(now.routers[r].experts.size());
         fresh += static_cast<double>(std::ranges::count_if(now.routers[r].experts, [&](auto e) { return e >= experts[static_cast<Index>(r / 2)]; }));
       }
     }
-    result.agreement /= routers;
     result.new_share = fresh / slots;
   }
 

@@ -7,6 +7,8 @@
 #include <boost/test/unit_test.hpp>
 
 #include <cmath>
+#include <string>
+#include <vector>
 
 namespace mf = moduleformer;
 using namespace mf::test;
@@ -57,13 +59,21 @@ BOOST_AUTO_TEST_CASE(active_parameters_of_configs) {
         ++found;
       }
   BOOST_TEST(found == 27);
+  auto const complains = [](mf::Config const& of, std::string const& words) {
+    BOOST_CHECK_EXCEPTION(mf::dense_baseline(of), mf::Error,
+                          [&](mf::Error const& e) { return std::string(e.what()).find(words) != std::string::npos; });
+  };
   mf::Config config = mf::Config::of(tiny_shape);
+  config.feed_forward.dormant = 1;
+  complains(config, "expected no dormant or removed experts, found 1");
+  config = mf::Config::of(tiny_shape);
+  config.attention.experts = std::vector<Index>{3, 4};
+  complains(config, "expected as many experts in every layer, found 3 to 4");
+  config = mf::Config::of(tiny_shape);
   config.hidden_size = 1024;
   config.attention = {2, 2, 512, 512};  // no multiple of 512 heads is near
   config.feed_forward = {1, 1, 8};
-  BOOST_CHECK_EXCEPTION(mf::dense_baseline(config), mf::Error, [](mf::Error const& e) {
-    return std::string(e.what()).find("within 2 %") != std::string::npos;
-  });
+  complains(config, "within 2 %");
 }
 
 BOOST_AUTO_TEST_CASE(it_trains_with_gates_of_one) {

@@ -63,10 +63,15 @@ consteval Shape dense_baseline(Shape shape, PolicySet const& policies = {}) {
   return shape;
 }
 
-/// The same at run time; layers are taken to be as the first. Throws Error where no size comes within 2 %.
+/// The same at run time. Throws Error where no size comes within 2 %, and for layers that differ or have dormant or removed experts.
 template <class PolicySet = Policies<>>
 Config dense_baseline(Config config, PolicySet const& policies = {}) {
   config.check();
+  for (auto const* const counts : {&config.attention.experts, &config.feed_forward.experts})
+    expects(counts->uniform(), "dense baseline: expected as many experts in every layer, found ", counts->smallest(), " to ", counts->largest());
+  for (auto const* const counts :
+       {&config.attention.dormant, &config.feed_forward.dormant, &config.attention.removed, &config.feed_forward.removed})
+    expects(counts->largest() == 0, "dense baseline: expected no dormant or removed experts, found ", counts->largest(), " in a layer");
   Index const attention = detail::dense_attention_hidden_size(
       policies, {config.hidden_size, config.router_hidden_size, config.attention.experts[0], config.attention.top_k,
                  config.attention.heads, config.attention.hidden_size, config.feed_forward.experts[0], config.feed_forward.top_k,
