@@ -66,7 +66,7 @@ bool grow(Model const& model, Files const& old_text, Files const& new_text) {
 
   mf::Session one{model}, other{active};
   auto const seen = mf::compare_routes(mf::record_routes(model, one, text(old_text, 0).held_out()),
-                                       mf::record_routes(active, other, text(old_text, 0).held_out()));
+                                       mf::record_routes(active, other, text(old_text, 0).held_out()), mf::SecondModel::grown);
   std::cout << 100 * mf::mean_agreement(seen).shared_slots << " % of the old text's choices are as before\n";
   return same;
 }

@@ -174,7 +174,7 @@ class ClaimRun {
     result.agreement = 0;
     for (std::size_t d = 0; d < old.size(); ++d) {
       auto const now = mf::record_routes(model, other, texts.held_out(d));
-      auto const seen = mf::compare_routes(mf::record_routes(base, one, texts.held_out(d)), now);
+      auto const seen = mf::compare_routes(mf::record_routes(base, one, texts.held_out(d)), now, mf::SecondModel::grown);
       result.agreement += mf::mean_agreement(seen).shared_slots / static_cast<double>(old.size());
       for (std::size_t r = 0; r < now.routers.size(); ++r) {
         auto const& experts = r % 2 == 0 ? base.config().attention.experts : base.config().feed_forward.experts;

@@ -51,7 +51,7 @@ struct Eval {
     mf::RouteRecord record;
     if (!replay.empty()) {
       record = mf::load_routes(replay);
-      record.expect_model(loaded->config());
+      record.expect_model(loaded->config(), mf::shared_counts(loaded->policies().shared_experts));
     }
     bool const is_text = is_text_model(loaded->config());
     auto const evaluation = loaded->evaluate(read, device.threads, replay.empty() ? nullptr : &record);

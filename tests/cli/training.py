@@ -103,7 +103,7 @@ class Training(support.ProgramTest):
         resume = ["train", "--out", "model", "--resume", "--no-eval"]
         other = self.path / "other.txt"
         other.write_text("something else altogether, but long enough to be trained on")
-        self.refuse(1, "fingerprint", *resume, "--data", other, "--steps", 6)
+        self.refuse(1, "the run was started on other documents", *resume, "--data", other, "--steps", 6)
         self.refuse(2, "--hidden 32: the run in model has 16", *resume, "--data", self.text, "--hidden", 32)
         self.refuse(2, "--window 8: the run in model has 16", *resume, "--data", self.text, "--window", 8)
         self.refuse(2, "--router linear: the run in model has mlp", *resume, "--data", self.text, "--router", "linear")

@@ -114,11 +114,20 @@ BOOST_AUTO_TEST_CASE(a_grown_model_comes_second) {
   auto const before = record({3, 1, 0, 4}, {0.5f, 0.25f, 0.75f, 0.125f});
   auto after = record({3, 5, 0, 4}, {0.5f, 0.25f, 0.75f, 0.125f});
   after.routers[0].size.experts = 7;
-  auto const seen = mf::compare_routes(before, after)[0];
+  auto const seen = mf::compare_routes(before, after, mf::SecondModel::grown)[0];
   BOOST_TEST(seen.shared_slots == 0.75);
   BOOST_TEST(seen.same_set == 0.5);
   BOOST_TEST(mf::mean_agreement({seen, mf::compare_routes(before, before)[0]}).shared_slots == 0.875);
   auto const same = mf::compare_routes(before, before)[0];
   for (std::size_t n = 1; n < 50; ++n) BOOST_TEST(mf::mean_agreement(std::vector(n, same)).shared_slots == 1);
-  BOOST_TEST(complaint(after, before).find("of another model") != std::string::npos);
+  for (auto const& [a, b] : {std::pair{after, before}, {before, after}})
+    BOOST_TEST(complaint(a, b).find("of another model") != std::string::npos);
+  try {
+    (void)mf::compare_routes(after, before, mf::SecondModel::grown);
+    BOOST_TEST(false, "a smaller second model was accepted");
+  } catch (mf::Error const& error) {
+    BOOST_TEST(std::string(error.what()).find("of another model") != std::string::npos);
+  }
+  after.routers[0].size.shared = 1;
+  BOOST_TEST(complaint(after, before).find("it has router 'r' with 7 experts, 2 slots, 1 shared") != std::string::npos);
 }

@@ -118,8 +118,8 @@ BOOST_AUTO_TEST_CASE(what_is_refused) {
   auto const make = [](auto& of, mf::RouterGuard guard) {
     return complaint([&] { mf::Trainer trainer{of, {}, mf::Constant{}, {.guard = guard}}; });
   };
-  BOOST_TEST(make(model, {.l2 = -1}) == "router guard: l2: expected a weight from 0, found -1");
-  BOOST_TEST(make(model, {.kl = NAN}) == "router guard: kl: expected a weight from 0, found nan");
+  BOOST_TEST(make(model, {.l2 = -1}) == "router guard: l2: expected a weight from 0 to below 1e12, found -1");
+  BOOST_TEST(make(model, {.kl = NAN}) == "router guard: kl: expected a weight from 0 to below 1e12, found nan");
   BOOST_TEST(make(model, {.l2 = 1}).ends_with(": expected only its last rows, those of new experts, to train"));
   mf::freeze(model, "*.gate.*");
   BOOST_TEST(make(model, {.l2 = 1}) == "router guard: expected rows of new experts that train, found none");

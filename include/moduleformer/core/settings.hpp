@@ -44,9 +44,9 @@ struct Settings {
     expects(router_jitter >= 0 && router_jitter < 1, "router_jitter: expected a number in [0, 1), found ", router_jitter);
     expects(sampled_slots >= 0 && sampled_slots <= smallest_top_k, "sample_topk: expected 0 to top-k ", smallest_top_k,
             ", found ", sampled_slots);
-    expects(initializer_range >= 0 && initializer_range < 1e6, "initializer_range: expected a number from 0, found ",
+    expects(initializer_range >= 0 && initializer_range < 1e6, "initializer_range: expected a number from 0 to below 1e6, found ",
             initializer_range);
-    expects(aux_loss_weight >= 0 && aux_loss_weight < 1e12, "aux_loss_weight: expected a number from 0, found ",
+    expects(aux_loss_weight >= 0 && aux_loss_weight < 1e12, "aux_loss_weight: expected a number from 0 to below 1e12, found ",
             aux_loss_weight);
   }
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 #pragma once
-// A RouteRecord as a safetensors file. Metadata: "format" and "routers", a JSON array of {"name", "experts"} in the
-// order of the record. For each router <name>.experts (N,S), U8 with 255 for an empty slot or, from 256 experts on, I32
+// A RouteRecord as a safetensors file. Metadata: "format" and "routers", a JSON array of {"name", "experts"}, and
+// {"shared"} where there are shared experts, in the order of the record. For each router <name>.experts (N,S), U8 with 255 for an empty slot or, from 256 experts on, I32
 // with -1; and <name>.gates (N,S) F32. For each of the batches `batches.tokens` and `batches.text` (its hash), I64.
 
 #include <moduleformer/core/error.hpp>
@@ -82,7 +82,8 @@ inline std::vector<RecordedBatch> read_batches(SafetensorsFile const& file) {
 
 inline RecordedRouter read_router(SafetensorsFile const& file, nlohmann::json const& described, Index tokens) {
   JsonObject object(described, file.path(), "routers.");
-  RecordedRouter router{{.name = object.text("name"), .experts = object.integer("experts")}};
+  RecordedRouter router{{.name = object.text("name"), .experts = object.integer("experts"),
+                          .shared = object.integer("shared", 0)}};
   StoredTensor const& stored = file.at(router.size.name + ".experts");
   router.size.slots = stored.shape.size() == 2 ? stored.shape[1] : 0;
   std::vector<Index> const shape{tokens, router.size.slots};
@@ -101,7 +102,8 @@ inline void save_routes(RouteRecord const& record, std::filesystem::path const& 
   std::vector<OutputTensor> tensors;
   auto routers = nlohmann::json::array();
   for (RecordedRouter const& router : record.routers) {
-    routers.push_back({{"name", router.size.name}, {"experts", router.size.experts}});
+    auto& described = routers.emplace_back(nlohmann::json{{"name", router.size.name}, {"experts", router.size.experts}});
+    if (router.size.shared > 0) described["shared"] = router.size.shared;
     std::vector<Index> const shape{record.tokens(), router.size.slots};
     tensors.push_back(detail::output_experts(router, shape));
     tensors.push_back(output_tensor(router.size.name + ".gates", StorageType::f32, shape, router.gates.data()));

@@ -118,9 +118,10 @@ struct Config {
     check_experts("n_mlp_experts", "k_mlp", feed_forward);
     expects(attention.hidden_size % attention.heads == 0, "n_head: ", attention.heads, " does not divide att_hidden ",
             attention.hidden_size);
-    expects(router_hidden_size >= 0 && router_hidden_size < (Index{1} << 31), "gating_size: expected a positive number, found ",
+    constexpr Index largest = (Index{1} << 31) - 1;
+    expects(router_hidden_size >= 0 && router_hidden_size <= largest, "gating_size: expected 0 to ", largest, ", found ",
             router_hidden_size);
-    expects(labels >= 0, "num_labels: expected a positive number, found ", labels);
+    expects(labels >= 0 && labels <= largest, "num_labels: expected 0 to ", largest, ", found ", labels);
     for (auto const& [key, id] : {std::pair{"pad_token_id", pad_token_id}, {"bos_token_id", bos_token_id},
                                   {"eos_token_id", eos_token_id}})
       expects(id >= -1 && id < vocab_size, key, ": expected an id below vocab_size ", vocab_size, ", found ", id);

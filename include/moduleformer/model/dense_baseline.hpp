@@ -54,10 +54,17 @@ inline constexpr char no_dense_size[] = "dense baseline: no attention hidden siz
 /// The shape of the dense model for a modular one of this shape: mf::CausalLM<mf::dense_baseline(shape), mf::DensePolicies>.
 template <class PolicySet = Policies<>>
 consteval Shape dense_baseline(Shape shape, PolicySet const& policies = {}) {
+  Index const router_hidden_size = detail::has_hidden_layer<typename PolicySet::Router> ? shape.router_hidden_size : 0;
+  for (Index const size : {shape.hidden_size, router_hidden_size, shape.attention.experts, shape.attention.top_k, shape.attention.heads,
+                           shape.attention.hidden_size, shape.feed_forward.experts, shape.feed_forward.top_k,
+                           shape.feed_forward.hidden_size})
+    if (size == dynamic)
+      throw "dense baseline: expected a shape whose layers have known sizes; dense_baseline(Config) takes those of run time";
   Index const attention = detail::dense_attention_hidden_size(
       policies, {shape.hidden_size, shape.router_hidden_size, shape.attention.experts, shape.attention.top_k, shape.attention.heads,
                  shape.attention.hidden_size, shape.feed_forward.experts, shape.feed_forward.top_k, shape.feed_forward.hidden_size});
-  if (attention == 0) throw detail::no_dense_size;
+  if (attention == 0)
+    throw "dense baseline: no attention hidden size gives the active parameters of the modular model within 2 %";
   shape.attention = {1, 1, shape.attention.heads, attention};
   shape.feed_forward = {1, 1, shape.feed_forward.top_k * shape.feed_forward.hidden_size};
   return shape;

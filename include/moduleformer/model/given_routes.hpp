@@ -65,7 +65,7 @@ std::vector<BlockRoutes> upload_routes(Pass<B>& pass, std::vector<BlockType> con
   std::vector<RouterSize> sizes;
   for (std::size_t i = 0; i < blocks.size(); ++i) {
     auto const add = [&](std::string name, auto const& router) {
-      sizes.push_back({std::move(name), router.experts(), router.slots(pass.training)});
+      sizes.push_back({std::move(name), router.experts(), router.slots(pass.training), router.shared_experts()});
     };
     add(attention_router_name(static_cast<Index>(i)), blocks[i].attention().router());
     add(feed_forward_router_name(static_cast<Index>(i)), blocks[i].feed_forward().router());

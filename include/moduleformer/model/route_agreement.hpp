@@ -72,13 +72,20 @@ inline RouteAgreement compare_routes(RecordedRouter const& a, RecordedRouter con
           .gate_difference = either == 0 ? 0 : share(difference, either)};
 }
 
-/// For each router. Those of b may have more experts, which come after those of a: new ones of a grown model. Throws Error for
-/// records of models of other sizes, naming the first router that differs, or of other texts, naming the batch.
-inline std::vector<RouteAgreement> compare_routes(RouteRecord const& a, RouteRecord const& b) {
+/// Of what model the second of two records may be.
+enum class SecondModel {
+  same_routers,
+  grown,  // the first one with new experts behind its own, so that numbers of experts mean the same in both
+};
+
+/// For each router. Throws Error for records of models of other sizes, naming the first router that differs, or of other texts,
+/// naming the batch.
+inline std::vector<RouteAgreement> compare_routes(RouteRecord const& a, RouteRecord const& b,
+                                                  SecondModel second = SecondModel::same_routers) {
   std::vector<RouterSize> sizes;
   for (RecordedRouter const& router : b.routers) {
     sizes.push_back(router.size);
-    if (sizes.size() > a.routers.size()) continue;
+    if (second != SecondModel::grown || sizes.size() > a.routers.size()) continue;
     Index const before = a.routers[sizes.size() - 1].size.experts;
     if (before < router.size.experts) sizes.back().experts = before;
   }

@@ -13,6 +13,7 @@
 #include <moduleformer/model/batch.hpp>
 #include <moduleformer/model/config.hpp>
 #include <moduleformer/model/observation.hpp>
+#include <moduleformer/routing/shared_experts.hpp>
 
 #include <algorithm>
 #include <cmath>
@@ -33,10 +34,12 @@ struct RouterSize {
   std::string name;   // as in checkpoints
   Index experts = 0;  // E
   Index slots = 0;    // S, of each token: K, or as many as the selection has in training
+  Index shared = 0;   // experts 0 ... shared-1 serve every token and are not routed
 
   friend bool operator==(RouterSize const&, RouterSize const&) = default;
   friend std::ostream& operator<<(std::ostream& out, RouterSize const& size) {
-    return out << '\'' << size.name << "' with " << size.experts << " experts, " << size.slots << " slots";
+    out << '\'' << size.name << "' with " << size.experts << " experts, " << size.slots << " slots";
+    return size.shared == 0 ? out : out << ", " << size.shared << " shared";
   }
 };
 
@@ -104,8 +107,8 @@ struct RouteRecord {
   void check_batch(Index i) const;
   /// Throws Error naming the first router that differs if the sizes are not the record's.
   void expect_routers(std::vector<RouterSize> const& found) const;
-  /// The same for those of a model of this config, not in training.
-  void expect_model(Config const& config) const;
+  /// The same for those of a model of this config with so many shared experts, not in training.
+  void expect_model(Config const& config, SharedCounts const& shared) const;
   /// Throws Error naming batch i if it was of another text.
   void expect_text(Index i, Batch const& batch) const {
     expects(batches[static_cast<std::size_t>(i)].text == text_fingerprint(batch), "record of routes: batch ", i,
@@ -131,7 +134,7 @@ void RouteRecord::add(Batch const& batch, Observation<A> const& seen) {
           "record of routes: expected an observation of routing of ", batch.rows, " x ", batch.tokens,
           " tokens, found one of ", seen.routers.size(), " routers, ", seen.rows, " x ", seen.tokens);
   std::vector<RouterSize> sizes;
-  for (auto const& router : seen.routers) sizes.push_back({router.name, router.expert_count, router.top_k});
+  for (auto const& router : seen.routers) sizes.push_back({router.name, router.expert_count, router.top_k, router.shared_experts});
   if (routers.empty())
     for (RouterSize const& size : sizes) routers.push_back({size});
   expect_routers(sizes);
@@ -158,6 +161,8 @@ inline void RouteRecord::check() const {
   for (auto const& [size, experts, gates] : routers) {
     expects(size.slots > 0 && size.slots <= size.experts, "record of routes: router ", size, ": expected 1 to ",
             size.experts, " slots");
+    expects(size.shared >= 0 && size.shared <= size.slots, "record of routes: router ", size,
+            ": expected at most as many shared experts as slots");
     expects(static_cast<Index>(experts.size()) == tokens() * size.slots && gates.size() == experts.size(),
             "record of routes: router ", size, ": expected ", tokens() * size.slots,
             " experts and gates, found ", experts.size(), " and ", gates.size());
@@ -198,11 +203,12 @@ inline void RouteRecord::expect_routers(std::vector<RouterSize> const& found) co
   fail<Error>("record of routes: of another model: it has ", mine.str(), ", expected ", theirs.str());
 }
 
-inline void RouteRecord::expect_model(Config const& config) const {
+inline void RouteRecord::expect_model(Config const& config, SharedCounts const& shared) const {
   std::vector<RouterSize> sizes;
   for (Index i = 0; i < config.layers; ++i) {
-    sizes.push_back({attention_router_name(i), active_experts(config.attention, i), config.attention.top_k});
-    sizes.push_back({feed_forward_router_name(i), active_experts(config.feed_forward, i), config.feed_forward.top_k});
+    sizes.push_back({attention_router_name(i), active_experts(config.attention, i), config.attention.top_k, shared.attention});
+    sizes.push_back({feed_forward_router_name(i), active_experts(config.feed_forward, i), config.feed_forward.top_k,
+                     shared.feed_forward});
   }
   expect_routers(sizes);
 }

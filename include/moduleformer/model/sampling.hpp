@@ -27,10 +27,10 @@ struct SamplingOptions {
 
   /// Throws Error naming the first value out of range.
   void check() const {
-    expects(temperature >= 0 && temperature < 1e6, "temperature: expected a number from 0, found ", temperature);
-    expects(top_k >= 0, "top_k: expected a positive number, or 0 for all, found ", top_k);
+    expects(temperature >= 0 && temperature < 1e6, "temperature: expected a number from 0 to below 1e6, found ", temperature);
+    expects(top_k >= 0, "top_k: expected a number from 1, or 0 for all, found ", top_k);
     expects(top_p > 0 && top_p <= 1, "top_p: expected a number in (0, 1], found ", top_p);
-    expects(repetition_penalty > 0 && repetition_penalty < 1e6, "repetition_penalty: expected a positive number, found ",
+    expects(repetition_penalty > 0 && repetition_penalty < 1e6, "repetition_penalty: expected a number above 0 and below 1e6, found ",
             repetition_penalty);
   }
 };

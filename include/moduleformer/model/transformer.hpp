@@ -51,6 +51,11 @@ void check_chooses_by_logits(Selection const& selection) {
 template <class PolicySet>
 void check_policies(Config const& config, PolicySet const& policies) {
   check_policies(policies);
+  with_policy(policies.router, [&]<class Router>(Router const&) {
+    if constexpr (detail::has_hidden_layer<Router>)
+      expects(config.router_hidden_size > 0, "gating_size: expected a positive number, the hidden size of gate_type ",
+              Router::name, ", found ", config.router_hidden_size);
+  });
   SharedCounts const shared = shared_counts(policies.shared_experts);
   shared.check(config.attention.top_k, config.feed_forward.top_k);
   auto const check_routers = [&](std::string_view key, auto const& sizes, Index shared_experts) {

@@ -147,7 +147,8 @@ void check_policies(PolicySet const& policies) {
     for_each_loss(choice, [&](auto const&) { weighted = true; });
     expects(weighted, "aux_loss_type: ", Choice::name, ": expected a weight that is not 0, found none");
     with_policy(policies.selection, [&]<class Selection>(Selection const&) {
-      for_each_loss(choice, []<class Loss>(Loss const&) {
+      for_each_loss(choice, []<class Loss>(Loss const& loss) {
+        if constexpr (requires { loss.check(); }) loss.check();
         expects(!detail::counts_are_equal<Selection, Loss>, "selection: ", Selection::name,
                 " gives every expert the same load, aux_loss_type ", Loss::name, " has nothing to even out");
       });

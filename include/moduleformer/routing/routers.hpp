@@ -32,6 +32,14 @@ struct RouterExtents {
   }
 };
 
+namespace detail {
+
+/// Whether a router has a layer of R units.
+template <class Router>
+inline constexpr bool has_hidden_layer = requires { requires Router::has_hidden_layer; };
+
+}  // namespace detail
+
 struct LinearRouter {
   using Role = role::Router;
   static constexpr std::string_view name = "linear";
@@ -69,6 +77,7 @@ template <class Activation>
 struct BasicMlpRouter {
   using Role = role::Router;
   static constexpr std::string_view name = std::same_as<Activation, Gelu> ? "mlp" : "mlp_relu";
+  static constexpr bool has_hidden_layer = true;
   static_assert(std::same_as<Activation, Gelu> || std::same_as<Activation, Relu>,
                 "moduleformer: the mlp router has the exact GELU or the ReLU");
 
@@ -156,6 +165,7 @@ struct AddProduct {
 struct GmmRouter {
   using Role = role::Router;
   static constexpr std::string_view name = "gmm";
+  static constexpr bool has_hidden_layer = true;
 
   template <class Access>
   struct Parameters {

@@ -7,6 +7,7 @@
 // (switch), arXiv 2202.08906 (router-z), arXiv 1701.06538 (importance, load).
 
 #include <moduleformer/backend/arguments.hpp>
+#include <moduleformer/core/error.hpp>
 #include <moduleformer/core/platform.hpp>
 #include <moduleformer/core/policy.hpp>
 
@@ -132,6 +133,9 @@ struct BasicSwitchLoss {
   static void visit(Self& self, Visitor&& visit) {
     visit("z_weight", self.z_weight);
   }
+
+  /// Throws Error for a weight that would make logits grow.
+  void check() const { expects(z_weight >= 0, name, ": z_weight: expected a number from 0, found ", z_weight); }
 
   [[nodiscard]] MODULEFORMER_HOST_DEVICE double value(RoutingStatistics const& sums) const {
     if (sums.tokens == 0) return 0;

@@ -120,7 +120,11 @@ class WindowBatches {
     detail::visit_checked(visit, "seed", self.options_.seed);
     detail::visit_checked(visit, "held_out", self.options_.held_out);
     detail::visit_checked(visit, "eos", self.options_.eos);
-    detail::visit_checked(visit, "fingerprint", self.documents_->fingerprint());
+    std::uint64_t const mine = self.documents_->fingerprint();
+    std::uint64_t stored = mine;
+    visit("fingerprint", stored);
+    expects(stored == mine, "stored training state: it is of other data: the run was started on other documents, or on the same in "
+                            "another order");
   }
 
  private:

@@ -48,14 +48,14 @@ struct AdamW {
   /// Throws Error naming the number that is out of range.
   void check() const {
     auto from_zero = [](char const* what, double x) {
-      expects(x >= 0 && std::isfinite(x), "AdamW: ", what, ": expected a number from 0, found ", x);
+      expects(x >= 0 && std::isfinite(x), "AdamW: ", what, ": expected a finite number from 0, found ", x);
     };
     from_zero("learning_rate", learning_rate);
     from_zero("weight_decay", weight_decay);
     from_zero("clip_norm", clip_norm);
     expects(beta1 >= 0 && beta1 < 1, "AdamW: beta1: expected a number in [0, 1), found ", beta1);
     expects(beta2 >= 0 && beta2 < 1, "AdamW: beta2: expected a number in [0, 1), found ", beta2);
-    expects(epsilon > 0 && std::isfinite(epsilon), "AdamW: epsilon: expected a positive number, found ", epsilon);
+    expects(epsilon > 0 && std::isfinite(epsilon), "AdamW: epsilon: expected a finite number above 0, found ", epsilon);
   }
 
   /// All numbers as text.

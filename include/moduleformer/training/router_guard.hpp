@@ -29,8 +29,8 @@ struct RouterGuard {
   }
   /// Throws Error for a weight out of range.
   void check() const {
-    expects(l2 >= 0 && l2 < 1e12, "router guard: l2: expected a weight from 0, found ", l2);
-    expects(kl >= 0 && kl < 1e12, "router guard: kl: expected a weight from 0, found ", kl);
+    expects(l2 >= 0 && l2 < 1e12, "router guard: l2: expected a weight from 0 to below 1e12, found ", l2);
+    expects(kl >= 0 && kl < 1e12, "router guard: kl: expected a weight from 0 to below 1e12, found ", kl);
   }
 };
 
