@@ -20,6 +20,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -97,7 +98,8 @@ class LanguageModel {
   /// Writes an expert; reads one and takes it in.
   virtual void extract(ExpertFile const& to) const = 0;
   [[nodiscard]] virtual std::unique_ptr<LanguageModel> with_expert(ExpertFile const& from) const = 0;
-  virtual void save(std::string const& folder) const = 0;
+  /// With the window of the text that the weights learnt from, if that is known.
+  virtual void save(std::string const& folder, std::optional<moduleformer::Index> window) const = 0;
   /// The model must outlive the run.
   virtual std::unique_ptr<TrainingRun> train(TrainOptions const& options, moduleformer::TrainerOptions const& trainer) = 0;
 };

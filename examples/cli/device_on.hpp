@@ -12,6 +12,7 @@
 
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <utility>
 #include <variant>
@@ -127,7 +128,10 @@ class LanguageModelOn final : public LanguageModel {
     moduleformer::read_state(moduleformer::SafetensorsFile{from.file}, expert);
     return std::make_unique<LanguageModelOn>(moduleformer::insert_expert(model_, from.where, from.expert, expert).model);
   }
-  void save(std::string const& folder) const override { moduleformer::save(model_, folder); }
+  void save(std::string const& folder, std::optional<moduleformer::Index> window) const override {
+    if (window) moduleformer::save(model_, folder, {}, TrainedWindow{*window});
+    else moduleformer::save(model_, folder);
+  }
   std::unique_ptr<TrainingRun> train(TrainOptions const& options, moduleformer::TrainerOptions const& trainer) override {
     return std::make_unique<TrainingRunOn<B>>(model_, options, trainer);
   }

@@ -2,6 +2,7 @@
 #include "devices.hpp"
 
 #include "status.hpp"
+#include "values.hpp"
 
 #include <moduleformer/backend/cpu.hpp>
 
@@ -23,7 +24,7 @@ void add_device_options(CLI::App& command, DeviceOptions& options) {
       ->take_last();
   command.add_option("--threads", options.threads, "threads of the CPU, 0 for all")
       ->capture_default_str()
-      ->check(CLI::Range(0, moduleformer::max_threads))
+      ->check(integer(0, moduleformer::max_threads))
       ->type_name("INTEGER")
       ->take_last();
 }

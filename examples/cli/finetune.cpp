@@ -8,6 +8,7 @@
 #include "report.hpp"
 #include "text.hpp"
 #include "train_options.hpp"
+#include "values.hpp"
 
 #include <moduleformer/io/folder_commit.hpp>
 #include <moduleformer/model/count.hpp>
@@ -31,17 +32,29 @@ namespace fs = std::filesystem;
 class Finetune {
  public:
   explicit Finetune(CLI::App& command) {
-    command.add_option("--model", model_, "folder of the model")->required()->type_name("DIR");
-    command.add_option("--out", out_, "folder for the new model; it must not exist")->required()->type_name("DIR");
+    command.add_option("--model", model_, "folder of the model")->required()->check(named())->type_name("DIR");
+    command.add_option("--out", out_, "folder for the new model; it must not exist")
+        ->required()
+        ->check(named())
+        ->type_name("DIR");
     add_data_options(command, data_);
     command.add_option("--train", train_, "what trains: all; new, the experts that extend added, which take part from then on; router; or\n"
                                           "tensors of a pattern, in which * stands for any characters, ? for one")
         ->capture_default_str()
         ->type_name("WHAT");
-    command.add_option("--l2", guard_.l2, "with --train new: weight of the squared new rows of routers")->capture_default_str();
-    command.add_option("--kl", guard_.kl, "with --train new: weight of the routers' divergence from what they were on --old-data")
-        ->capture_default_str();
-    command.add_option("--old-data", old_.files, "text files of what the model was trained on")->type_name("FILE");
+    command.add_option("--l2", guard_.l2, "with --train new: weight of the squared new rows of routers")
+        ->capture_default_str()
+        ->check(number({0, 1e12, false, true}))
+        ->type_name("NUMBER");
+    command
+        .add_option("--kl", guard_.kl,
+                    "with --train new: weight of the routers' divergence from what they were on --old-data")
+        ->capture_default_str()
+        ->check(number({0, 1e12, false, true}))
+        ->type_name("NUMBER");
+    command.add_option("--old-data", old_.files, "text files of what the model was trained on")
+        ->check(named())
+        ->type_name("FILE");
     command.add_flag("--no-eval", no_eval_, "do not score the held-out text at the end");
     add_device_options(command, device_);
     given_ = add_train_options(command, options_,
@@ -54,7 +67,11 @@ class Finetune {
     if (fs::exists(out_)) throw UsageError(out_ + ": exists already; the tuned model needs a folder of its own");
     if (guard_.active() && train_ != "new") throw UsageError("--l2 and --kl guard new experts: expected --train new");
     if ((guard_.kl > 0) != !old_.files.empty()) throw UsageError("--old-data: expected with --kl, and only then");
-    if (options_.steps < 1 || options_.accumulate < 1) throw UsageError("--steps and --accumulate: expected a positive number");
+    try {
+      options_.rates().check();
+    } catch (mf::Error const& error) {
+      throw UsageError(error.what());
+    }
     { mf::FolderCommit const probe(out_); }  // finds out now what would stop the save
     auto model = find_device(device_).load(model_, true);
     if (train_ == "new") model = model->training_new();
@@ -77,10 +94,8 @@ class Finetune {
     mf::dynamic_policies chosen = loss ? options_.policies() : model.policies();
     try {
       model.set_routing_loss(chosen, options_.aux_loss_weight);
-      options_.optimizer().check();
-      options_.rates().check();
     } catch (mf::Error const& error) {
-      throw UsageError(error.what());
+      throw UsageError(in_option_terms(error.what()));
     }
   }
 
@@ -111,16 +126,16 @@ class Finetune {
         progress.show(run->step(batches, old_batches));
       }
       signal = interrupt.signal();
-      model.save(out_);
+      model.save(out_, options_.window);
     }
     fmt::print("saved {} after {} steps\n", out_, run->steps());
     if (signal != 0 && run->steps() < options_.steps) return 128 + signal;
     if (!no_eval_ && options_.held_out > 0) {
       bool const is_text = is_text_model(model.config());
-      print_score(model.evaluate(data, device_.threads), is_text);
+      print_score(model.evaluate(data, device_.threads), is_text, options_.window);
       if (old) {
         fmt::print("old data:\n");
-        print_score(model.evaluate(*old, device_.threads), is_text);
+        print_score(model.evaluate(*old, device_.threads), is_text, options_.window);
       }
     }
     return success;

@@ -3,6 +3,7 @@
 #include "command.hpp"
 #include "devices.hpp"
 #include "text.hpp"
+#include "values.hpp"
 
 #include <CLI/CLI.hpp>
 #include <fmt/core.h>
@@ -25,35 +26,48 @@ struct Generate {
   bool no_echo = false;
 
   explicit Generate(CLI::App& command) {
-    command.add_option("--model", model, "folder of the model")->required()->type_name("DIR");
+    command.add_option("--model", model, "folder of the model")->required()->check(named())->type_name("DIR");
     auto* const texts = command.add_option("--prompt", prompts, "text to continue; several are continued together")->type_name("TEXT");
-    command.add_option("--tokens", ids, "safetensors file with prompts as the integer tensor input_ids, (T) or (B,T), for\n"
-                                        "vocabularies other than bytes; prints ids")
+    command
+        .add_option("--tokens", ids,
+                    "safetensors file with prompts as the integer tensor input_ids, (T) or (B,T), for\n"
+                    "vocabularies other than bytes; prints ids")
+        ->check(named())
         ->type_name("IDS.safetensors")
         ->excludes(texts);
-    command.add_option("--max-new-tokens", options.max_new_tokens, "tokens to add, at most")->capture_default_str()->type_name("INTEGER");
-    command.add_option("--temperature", options.temperature, "0 takes the most probable token")->capture_default_str()->type_name("NUMBER");
-    command.add_option("--top-k", options.top_k, "draw from the k most probable tokens; 0: all")->capture_default_str()->type_name("INTEGER");
+    command.add_option("--max-new-tokens", options.max_new_tokens, "tokens to add, at most")
+        ->capture_default_str()
+        ->check(integer(1, largest_size))
+        ->type_name("INTEGER");
+    command.add_option("--temperature", options.temperature, "0 takes the most probable token")
+        ->capture_default_str()
+        ->check(number({0, 1e6, false, true}))
+        ->type_name("NUMBER");
+    command.add_option("--top-k", options.top_k, "draw from the k most probable tokens; 0: all")
+        ->capture_default_str()
+        ->check(integer(0, largest_size))
+        ->type_name("INTEGER");
     command.add_option("--top-p", options.top_p, "draw from the fewest tokens whose probabilities reach p")
         ->capture_default_str()
+        ->check(number({0, 1, true}))
         ->type_name("NUMBER");
     command.add_option("--repetition-penalty", options.repetition_penalty, "above 1 discourages tokens that occurred")
         ->capture_default_str()
+        ->check(number({0, 1e6, true, true}))
         ->type_name("NUMBER");
-    command.add_option("--stop-id", options.stop_ids, "ids that end a continuation, beside the model's end mark")->type_name("ID");
-    command.add_option("--seed", options.seed, "of the draws")->capture_default_str()->type_name("INTEGER");
+    command.add_option("--stop-id", options.stop_ids, "ids that end a continuation, beside the model's end mark")
+        ->check(integer(0, largest_size))
+        ->type_name("ID");
+    command.add_option("--seed", options.seed, "of the draws")
+        ->capture_default_str()
+        ->check(seed())
+        ->type_name("INTEGER");
     command.add_flag("--no-echo", no_echo, "print the continuation without its prompt");
     add_device_options(command, device);
   }
 
   int run() {
     if (prompts.empty() && ids.empty()) throw UsageError("expected --prompt TEXT or --tokens IDS.safetensors");
-    try {
-      options.sampling().check();
-      mf::expects(options.max_new_tokens > 0, "--max-new-tokens: expected a positive number, found ", options.max_new_tokens);
-    } catch (mf::Error const& error) {
-      throw UsageError(error.what());
-    }
     options.threads = device.threads;
     auto const loaded = find_device(device).load(model, false);
     if (loaded->config().eos_token_id >= 0) options.stop_ids.push_back(static_cast<mf::TokenId>(loaded->config().eos_token_id));

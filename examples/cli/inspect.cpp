@@ -2,6 +2,7 @@
 // moduleformer inspect: what a model's folder holds, without reading its weights.
 #include "command.hpp"
 #include "folder.hpp"
+#include "values.hpp"
 
 #include <fmt/format.h>
 
@@ -62,10 +63,10 @@ struct Inspect {
   bool tensors = false;
 
   explicit Inspect(CLI::App& command) {
-    command.add_option("--model", model, "folder of the model")->required()->type_name("DIR");
+    command.add_option("--model", model, "folder of the model")->required()->check(named())->type_name("DIR");
     command.add_option("--window", window, "tokens of the sequences that FLOPs are counted for")
         ->capture_default_str()
-        ->check(CLI::PositiveNumber)
+        ->check(integer(1, largest_size))
         ->type_name("INTEGER");
     command.add_flag("--tensors", tensors, "list every tensor");
   }

@@ -3,6 +3,7 @@
 #include "command.hpp"
 #include "devices.hpp"
 #include "folder.hpp"
+#include "values.hpp"
 
 #include <CLI/CLI.hpp>
 
@@ -17,14 +18,20 @@ struct LogitsCommand {
   bool in_double = false;
 
   explicit LogitsCommand(CLI::App& command) {
-    command.add_option("--model", options.model, "folder of the model")->required()->type_name("DIR");
-    command.add_option("--input", options.input, "input_ids (B,T), and if wanted attention_mask (B,T) and labels: (B,T), position t is scored\n"
-                                         "against label t+1, -100 does not count; (B) for a classifier")
+    command.add_option("--model", options.model, "folder of the model")->required()->check(named())->type_name("DIR");
+    command
+        .add_option("--input", options.input,
+                    "input_ids (B,T), and if wanted attention_mask (B,T) and labels: (B,T), position t is scored\n"
+                    "against label t+1, -100 does not count; (B) for a classifier")
         ->required()
+        ->check(named())
         ->type_name("IN.safetensors");
-    command.add_option("--output", options.output, "logits (B,T,V), of a classifier (B,labels); aux_loss, the unweighted sum over routers; with\n"
-                                           "labels also loss, the total")
+    command
+        .add_option("--output", options.output,
+                    "logits (B,T,V), of a classifier (B,labels); aux_loss, the unweighted sum over routers; with\n"
+                    "labels also loss, the total")
         ->required()
+        ->check(named())
         ->type_name("OUT.safetensors");
     command.add_flag("--gradients", options.gradients, "also write grad.<parameter> of the total loss, for every parameter");
     command.add_flag("--double", in_double, "compute and write in double precision, on the CPU");

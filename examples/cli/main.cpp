@@ -45,7 +45,9 @@ int main(int argc, char** argv) {
                "model.safetensors, as the published code writes them."};
   app.set_version_flag("--version", moduleformer::build_info() + ", " + cli::device_info());
   app.require_subcommand(1);
-  app.footer("Exit status: 0 success, 1 failure, 2 wrong usage, 130 interrupted. Each command has its own --help.");
+  app.footer(
+      "Exit status: 0 success, 1 failure, 2 wrong usage, 3 routes that drifted, 130 interrupted. Each command has its "
+      "own --help.");
   cli::Run run;
   for (Command const& command : commands) {
     auto* const options = app.add_subcommand(command.name, command.description);

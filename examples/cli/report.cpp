@@ -21,9 +21,9 @@ char const* unit(bool is_text) { return is_text ? "bits per byte" : "bits per to
 
 }  // namespace
 
-void print_score(mf::Evaluation const& evaluation, bool is_text) {
-  fmt::print("{:<15}{:>9.4f} {}, perplexity {:.4f}, {} tokens\n", "model", evaluation.bits_per_token(), unit(is_text),
-             evaluation.perplexity(), evaluation.tokens);
+void print_score(mf::Evaluation const& evaluation, bool is_text, mf::Index window) {
+  fmt::print("{:<15}{:>9.4f} {}, perplexity {:.4f}, {} tokens in windows of {}\n", "model", evaluation.bits_per_token(),
+             unit(is_text), evaluation.perplexity(), evaluation.tokens, window);
 }
 
 void print_baselines(Baselines const& baselines, bool is_text) {

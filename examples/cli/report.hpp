@@ -13,8 +13,8 @@
 
 namespace cli {
 
-/// Bits per byte (text) or per token, perplexity, tokens.
-void print_score(moduleformer::Evaluation const& evaluation, bool is_text);
+/// Bits per byte (text) or per token, perplexity, tokens, and the tokens of the windows that they were read in.
+void print_score(moduleformer::Evaluation const& evaluation, bool is_text, moduleformer::Index window);
 void print_baselines(Baselines const& baselines, bool is_text);
 
 /// A table: each router's entropies, and the share of its slots that each expert got.

@@ -4,6 +4,7 @@
 #include "devices.hpp"
 #include "report.hpp"
 #include "scored_text.hpp"
+#include "values.hpp"
 
 #include <moduleformer/core/error.hpp>
 #include <moduleformer/io/checkpoint.hpp>
@@ -39,15 +40,19 @@ struct Routing {
   DeviceOptions device;
 
   explicit Routing(CLI::App& command) {
-    command.add_option("--model", model, "folder of the model")->required()->type_name("DIR");
+    command.add_option("--model", model, "folder of the model")->required()->check(named())->type_name("DIR");
     command
         .add_option("--data", data, "a domain of data and its text, or its ids as IDS.safetensors; may be given again")
         ->required()
         ->type_name("NAME=FILE");
-    command.add_option("--report", report, "write a page with tables and heat maps")->type_name("OUT.html");
-    command.add_option("--json", json, "write all numbers")->type_name("OUT.json");
-    command.add_option("--csv", csv, "write a line for each domain and router")->type_name("OUT.csv");
-    command.add_option("--compare", compare, "also say how far the routes of this model's agree")->type_name("DIR");
+    command.add_option("--report", report, "write a page with tables and heat maps")
+        ->check(named())
+        ->type_name("OUT.html");
+    command.add_option("--json", json, "write all numbers")->check(named())->type_name("OUT.json");
+    command.add_option("--csv", csv, "write a line for each domain and router")->check(named())->type_name("OUT.csv");
+    command.add_option("--compare", compare, "also say how far the routes of this model's agree")
+        ->check(named())
+        ->type_name("DIR");
     add_window_options(command, text);
     add_device_options(command, device);
   }
@@ -88,6 +93,7 @@ struct Routing {
     auto const replace = nlohmann::ordered_json::error_handler_t::replace;
     std::string const numbers =
         json.empty() ? "" : mf::routing_json(summary, about).dump(1, ' ', false, replace) + "\n";
+    fmt::print("windows of {} tokens\n", text.window_for(model));
     print(summary);
     if (other) print_agreement(about.mean_agreement());
     if (!report.empty()) write(report, page);

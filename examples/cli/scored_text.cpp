@@ -2,6 +2,7 @@
 #include "scored_text.hpp"
 
 #include "train_options.hpp"
+#include "values.hpp"
 
 #include <CLI/CLI.hpp>
 
@@ -17,18 +18,18 @@ void add_scored_text_options(CLI::App& command, ScoredText& text) {
 void add_window_options(CLI::App& command, ScoredText& text) {
   command.add_option("--held-out", text.held_out, "fraction of each document, its tail, that the model reads")
       ->capture_default_str()
-      ->check(CLI::Range(0.0, 1.0))
+      ->check(number({0, 1}))
       ->type_name("NUMBER");
   command
       .add_option("--window", text.window,
                   "tokens of a window; every token is predicted once, from those before it in its window;\n"
                   "0: as in training, or 512")
       ->capture_default_str()
-      ->check(CLI::Range(std::int64_t{0}, std::int64_t{1} << 40))
+      ->check(integer(0, largest_size))
       ->type_name("INTEGER");
   command.add_option("--rows", text.rows, "windows at a time")
       ->capture_default_str()
-      ->check(CLI::PositiveNumber)
+      ->check(integer(1, largest_size))
       ->type_name("INTEGER");
 }
 
@@ -38,10 +39,14 @@ std::vector<std::string> ScoredText::inputs() const {
   return files;
 }
 
+mf::Index ScoredText::window_for(std::string const& folder) const {
+  return window > 0 ? window : stored_window(folder).value_or(512);
+}
+
 Data ScoredText::read(LanguageModel const& model, std::string const& folder) const {
   if (data.ids.empty()) expect_text_model(model.config(), folder);
   return read_data(data, {.rows = rows,
-                          .tokens = window > 0 ? window : stored_window(folder).value_or(512),
+                          .tokens = window_for(folder),
                           .held_out = held_out,
                           .eos = data.ids.empty() && has_end_mark(model.config())});
 }

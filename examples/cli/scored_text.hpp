@@ -17,6 +17,8 @@ struct ScoredText {
 
   /// The files that are read.
   [[nodiscard]] std::vector<std::string> inputs() const;
+  /// Tokens of a window: --window, or that of the training of the model in a folder.
+  [[nodiscard]] moduleformer::Index window_for(std::string const& folder) const;
   /// Throws UsageError for text that the model's vocabulary is not made of. `folder` is the model's.
   [[nodiscard]] Data read(LanguageModel const& model, std::string const& folder) const;
 };

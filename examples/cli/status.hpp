@@ -15,7 +15,7 @@
 namespace cli {
 
 /// Exit statuses; 128 + signal after an interruption.
-enum Status : int { success = 0, failure = 1, wrong_usage = 2 };
+enum Status : int { success = 0, failure = 1, wrong_usage = 2, drifted = 3 };
 
 /// Options that contradict each other or the model: status 2. Everything else that is thrown: 1.
 class UsageError : public std::runtime_error {
@@ -23,8 +23,8 @@ class UsageError : public std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
-/// An output that would replace one of the inputs, or a file of the model, is wrong usage. Throws Error for one whose folder
-/// is not there or not writable, before work is done for it.
+/// An output that would replace one of the inputs, or a file of the model, is wrong usage. Throws Error for one that is
+/// a folder or may not be written, or whose folder is not there or not writable, before work is done for it.
 inline void check_output(std::string const& output, std::string const& model, std::vector<std::string> const& inputs) {
   namespace fs = std::filesystem;
   std::error_code ignored;
@@ -34,6 +34,9 @@ inline void check_output(std::string const& output, std::string const& model, st
   bool const model_file = place.extension() == ".safetensors" || place.extension() == ".json";
   if (model_file && fs::equivalent(place.parent_path(), model, ignored))
     throw UsageError(output + ": the output would stand among the model's own files");
+  moduleformer::expects(!fs::is_directory(place, ignored), output, ": expected a file, found a folder");
+  moduleformer::expects(!fs::exists(place, ignored) || ::access(place.c_str(), W_OK) == 0, output,
+                        ": it is not writable");
   fs::path const folder = place.parent_path();
   moduleformer::expects(fs::is_directory(folder, ignored), output, ": the folder ", folder, " does not exist");
   moduleformer::expects(::access(folder.c_str(), W_OK) == 0, output, ": the folder ", folder, " is not writable");

@@ -4,6 +4,8 @@
 #include "command.hpp"
 #include "devices.hpp"
 #include "scored_text.hpp"
+#include "train_options.hpp"
+#include "values.hpp"
 
 #include <moduleformer/model/count.hpp>
 #include <moduleformer/modular/insert.hpp>
@@ -30,8 +32,11 @@ struct Operation {
   DeviceOptions device;
 
   void add_options(CLI::App& command) {
-    command.add_option("--model", model, "folder of the model")->required()->type_name("DIR");
-    command.add_option("--out", out, "folder for the new model; it must not exist")->required()->type_name("DIR");
+    command.add_option("--model", model, "folder of the model")->required()->check(named())->type_name("DIR");
+    command.add_option("--out", out, "folder for the new model; it must not exist")
+        ->required()
+        ->check(named())
+        ->type_name("DIR");
     add_device_options(command, device);
   }
   [[nodiscard]] std::unique_ptr<LanguageModel> load() const {
@@ -42,7 +47,8 @@ struct Operation {
   }
   static mf::Counts count(LanguageModel const& of) { return mf::count(of.config(), of.policies(), of.config().vocab_size); }
   void finish(LanguageModel const& before, LanguageModel const& after) const {
-    after.save(out);
+    // What the weights learnt from stays what texts are cut into.
+    after.save(out, stored_window(model));
     fmt::print("{}: {} parameters, {} active per token; {} had {}, {}\n", out, count(after).parameters,
                count(after).active_parameters, model, count(before).parameters, count(before).active_parameters);
   }
@@ -66,15 +72,24 @@ struct Extend {
   explicit Extend(CLI::App& command) {
     operation.add_options(command);
     auto const count = [&](char const* name, mf::Index& value, char const* what) {
-      command.add_option(name, value, what)->capture_default_str()->check(CLI::NonNegativeNumber)->type_name("INTEGER");
+      command.add_option(name, value, what)
+          ->capture_default_str()
+          ->check(integer(0, most_experts))
+          ->type_name("INTEGER");
     };
     count("--attention", insert.attention, "new attention experts of a layer");
     count("--feed-forward", insert.feed_forward, "new feed-forward experts of a layer");
-    command.add_option("--layers", insert.layers, "of these layers, from 0; all by default")->delimiter(',')->type_name("INTEGER");
+    command.add_option("--layers", insert.layers, "of these layers, from 0; all by default")
+        ->delimiter(',')
+        ->check(integer(0, largest_size))
+        ->type_name("INTEGER");
     command.add_option("--initial", initial, "what new experts start as; copies of those that --data uses most")
         ->capture_default_str()
         ->check(CLI::IsMember({"fresh", "copies", "mean"}));
-    command.add_option("--seed", insert.seed, "of fresh experts and new rows of routers")->capture_default_str();
+    command.add_option("--seed", insert.seed, "of fresh experts and new rows of routers")
+        ->capture_default_str()
+        ->check(seed())
+        ->type_name("INTEGER");
     command.add_flag("--activate", activate, "let them take part at once; results change");
     add_scored_text_options(command, text);
   }
@@ -104,9 +119,16 @@ struct Prune {
     operation.add_options(command);
     add_scored_text_options(command, text);
     auto* const ways = command.add_option_group("which experts stay");
-    ways->add_option("--threshold", threshold, "those whose use is at least this");
-    ways->add_option("--keep", keep, "this fraction of each router's, the most used");
-    ways->add_option("--keep-of-all", keep_of_all, "this fraction of all of the model's, relative to a router's mean use");
+    ways->add_option("--threshold", threshold, "those whose use is at least this")
+        ->check(number({0, 1}))
+        ->type_name("NUMBER");
+    ways->add_option("--keep", keep, "this fraction of each router's, the most used")
+        ->check(number({0, 1}))
+        ->type_name("NUMBER");
+    ways->add_option("--keep-of-all", keep_of_all,
+                     "this fraction of all of the model's, relative to a router's mean use")
+        ->check(number({0, 1}))
+        ->type_name("NUMBER");
     ways->require_option(1);
     command.add_option("--by", by, "use: share of tokens that chose an expert, or its mean probability")
         ->capture_default_str()
@@ -143,11 +165,14 @@ struct Extract {
   DeviceOptions device;
 
   explicit Extract(CLI::App& command) {
-    command.add_option("--model", model, "folder of the model")->required()->type_name("DIR");
-    command.add_option("--layer", layer, "from 0")->required()->type_name("INTEGER");
+    command.add_option("--model", model, "folder of the model")->required()->check(named())->type_name("DIR");
+    command.add_option("--layer", layer, "from 0")->required()->check(integer(0, largest_size))->type_name("INTEGER");
     add_kind(command, kind);
-    command.add_option("--expert", expert.expert, "its number")->required()->type_name("INTEGER");
-    command.add_option("--out", expert.file, "file for it")->required()->type_name("FILE.safetensors");
+    command.add_option("--expert", expert.expert, "its number")
+        ->required()
+        ->check(integer(0, largest_size))
+        ->type_name("INTEGER");
+    command.add_option("--out", expert.file, "file for it")->required()->check(named())->type_name("FILE.safetensors");
     add_device_options(command, device);
   }
 
@@ -168,10 +193,16 @@ struct Insert {
 
   explicit Insert(CLI::App& command) {
     operation.add_options(command);
-    command.add_option("--expert", expert.file, "what extract wrote")->required()->type_name("FILE.safetensors");
-    command.add_option("--layer", layer, "from 0")->required()->type_name("INTEGER");
+    command.add_option("--expert", expert.file, "what extract wrote")
+        ->required()
+        ->check(named())
+        ->type_name("FILE.safetensors");
+    command.add_option("--layer", layer, "from 0")->required()->check(integer(0, largest_size))->type_name("INTEGER");
     add_kind(command, kind);
-    command.add_option("--at", expert.expert, "the number that it gets; those from there on move up")->required()->type_name("INTEGER");
+    command.add_option("--at", expert.expert, "the number that it gets; those from there on move up")
+        ->required()
+        ->check(integer(0, largest_size))
+        ->type_name("INTEGER");
   }
 
   int run() {

@@ -2,6 +2,7 @@
 #include "text.hpp"
 
 #include "status.hpp"
+#include "values.hpp"
 
 #include <moduleformer/io/safetensors.hpp>
 
@@ -16,15 +17,22 @@ namespace cli {
 namespace mf = moduleformer;
 
 void add_data_options(CLI::App& command, DataOptions& data) {
-  auto* const files = command.add_option("--data", data.files, "text files; each is one document")->type_name("FILE");
-  command.add_option("--tokens", data.ids, "safetensors file with the integer tensor input_ids, (T) or (B,T), one document per\n"
-                                           "row; for vocabularies other than bytes")
+  auto* const files =
+      command.add_option("--data", data.files, "text files; each is one document")->check(named())->type_name("FILE");
+  command
+      .add_option("--tokens", data.ids,
+                  "safetensors file with the integer tensor input_ids, (T) or (B,T), one document per\n"
+                  "row; for vocabularies other than bytes")
+      ->check(named())
       ->type_name("IDS.safetensors")
       ->excludes(files);
 }
 
 Data read_data(DataOptions const& data, mf::BatchOptions const& options) {
   if (data.files.empty() && data.ids.empty()) throw UsageError("expected --data FILE... or --tokens IDS.safetensors");
+  if (options.rows > largest_size / options.tokens)
+    throw UsageError(fmt::format("--rows {} of --window {}: expected at most {} tokens in all", options.rows,
+                                 options.tokens, largest_size));
   if (!data.ids.empty()) return mf::TokenBatches(read_ids(data.ids), options);
   return mf::ByteBatches(mf::ByteBatches::Files(data.files.begin(), data.files.end()), options);
 }

@@ -8,6 +8,7 @@
 #include "report.hpp"
 #include "text.hpp"
 #include "train_options.hpp"
+#include "values.hpp"
 
 #include <moduleformer/io/checkpoint.hpp>
 #include <moduleformer/model/count.hpp>
@@ -56,13 +57,16 @@ class Train {
 
 Train::Train(CLI::App& command) {
   add_data_options(command, data_options_);
-  command.add_option("--out", out_, "folder for the model; what --resume needs stands there too")->required()->type_name("DIR");
+  command.add_option("--out", out_, "folder for the model; what --resume needs stands there too")
+      ->required()
+      ->check(named())
+      ->type_name("DIR");
   command.add_flag("--resume", resume_, "go on with the stopped run in DIR: with the same data, and the options it was started\n"
                                         "with; --steps, --observe-load and the optimizer's may be given anew");
   command.add_flag("--overwrite", overwrite_, "replace a model that stands in DIR");
   command.add_option("--save-every", save_every_, "save after each so many steps; 0: at the end and when interrupted")
       ->capture_default_str()
-      ->check(CLI::Range(std::int64_t{0}, std::int64_t{1} << 40))
+      ->check(integer(0, most_steps))
       ->type_name("INTEGER");
   command.add_flag("--no-eval", no_eval_, "do not score the held-out text at the end");
   add_device_options(command, device_options_);
@@ -71,8 +75,6 @@ Train::Train(CLI::App& command) {
 
 int Train::run() {
   if (resume_ && overwrite_) throw UsageError("--resume and --overwrite exclude each other");
-  if (options_.steps < 1 || options_.accumulate < 1) throw UsageError("--steps and --accumulate: expected a positive number");
-  if (options_.observe_load < 0) throw UsageError("--observe-load: expected a number of steps, or 0");
   Device const& device = find_device(device_options_);
   check_out_folder();
   auto const model = resume_ ? resume_model(device) : start_model(device);
@@ -100,7 +102,7 @@ std::unique_ptr<LanguageModel> Train::start_model(Device const& device) const {
     options_.optimizer().check();
     options_.rates().check();
   } catch (mf::Error const& error) {
-    throw UsageError(error.what());
+    throw UsageError(in_option_terms(error.what()));
   }
   return device.random(options_.seed, config, options_.settings(), policies);
 }
@@ -202,7 +204,7 @@ int Train::train(LanguageModel& model, Data const& data) {
 
 void Train::evaluate(LanguageModel const& model, Data const& data) const {
   bool const is_text = is_text_model(model.config());
-  print_score(model.evaluate(data, device_options_.threads), is_text);
+  print_score(model.evaluate(data, device_options_.threads), is_text, options_.window);
   print_baselines(fit_baselines(data, model.config().vocab_size), is_text);
 }
 
@@ -210,12 +212,15 @@ void Train::evaluate(LanguageModel const& model, Data const& data) const {
 
 std::optional<mf::Index> stored_window(std::string const& folder) {
   // This one number, also of a run of another version with other options.
-  auto const file = std::filesystem::path(folder) / (std::string(TrainOptions::file_stem) + ".safetensors");
-  if (!std::filesystem::exists(file)) return {};
-  auto const options = nlohmann::json::parse(mf::SafetensorsFile{file}.metadata("state"), nullptr, false);
-  auto const window = options.is_object() ? options.find("window") : options.end();
-  if (window == options.end() || !window->is_number_integer()) return {};
-  return window->get<mf::Index>();
+  for (std::string_view const stem : {TrainOptions::file_stem, TrainedWindow::file_stem}) {
+    auto const file = std::filesystem::path(folder) / (std::string(stem) + ".safetensors");
+    if (!std::filesystem::exists(file)) continue;
+    auto const values = nlohmann::json::parse(mf::SafetensorsFile{file}.metadata("state"), nullptr, false);
+    auto const window = values.is_object() ? values.find("window") : values.end();
+    if (window != values.end() && window->is_number_integer() && window->get<mf::Index>() > 0)
+      return window->get<mf::Index>();
+  }
+  return {};
 }
 
 Run set_up_train(CLI::App& command) {

@@ -2,10 +2,13 @@
 #include "train_options.hpp"
 
 #include "command.hpp"
+#include "values.hpp"
 
 #include <fmt/core.h>
 
 #include <algorithm>
+#include <cctype>
+#include <cstddef>
 #include <set>
 #include <sstream>
 #include <stdexcept>
@@ -18,25 +21,29 @@ namespace mf = moduleformer;
 
 namespace {
 
-/// Group and help of each option.
+/// Group and help of each option, and the range of a number.
 struct Help {
   std::string_view group, text;
+  Range range{};
 };
 std::map<std::string_view, Help> const& helps() {
   constexpr std::string_view sizes = "Sizes", policies = "Policies", settings = "Settings", data = "Batches",
                              optimizer = "Optimizer and schedule";
+  constexpr Range size{1, largest_size}, from_zero{0, largest_size}, experts_of_layer{1, most_experts},
+      below_one{0, 1, false, true};
+  constexpr Range steps{1, static_cast<double>(most_steps)}, steps_or_automatic{-1, static_cast<double>(most_steps)};
   static std::map<std::string_view, Help> const all{
-      {"vocab", {sizes, "vocabulary; 256 for text (257 with --eos), to be given with --tokens"}},
-      {"hidden", {sizes, "hidden size D"}},
-      {"layers", {sizes, "blocks"}},
-      {"router-hidden", {sizes, "hidden size of mlp and gmm routers"}},
-      {"attention-experts", {sizes, "attention experts of a layer"}},
-      {"attention-top-k", {sizes, "of these, chosen for a token"}},
-      {"heads", {sizes, "heads of an attention expert"}},
-      {"attention-hidden", {sizes, "attention hidden size; with one head and D, keys and values are shared"}},
-      {"ffn-experts", {sizes, "feed-forward experts of a layer"}},
-      {"ffn-top-k", {sizes, "of these, chosen for a token"}},
-      {"ffn-hidden", {sizes, "width of a feed-forward expert"}},
+      {"vocab", {sizes, "vocabulary; 256 for text (257 with --eos), to be given with --tokens", size}},
+      {"hidden", {sizes, "hidden size D", size}},
+      {"layers", {sizes, "blocks", size}},
+      {"router-hidden", {sizes, "hidden size of mlp and gmm routers", from_zero}},
+      {"attention-experts", {sizes, "attention experts of a layer", experts_of_layer}},
+      {"attention-top-k", {sizes, "of these, chosen for a token", experts_of_layer}},
+      {"heads", {sizes, "heads of an attention expert", size}},
+      {"attention-hidden", {sizes, "attention hidden size; with one head and D, keys and values are shared", size}},
+      {"ffn-experts", {sizes, "feed-forward experts of a layer", experts_of_layer}},
+      {"ffn-top-k", {sizes, "of these, chosen for a token", experts_of_layer}},
+      {"ffn-hidden", {sizes, "width of a feed-forward expert", size}},
       {"attention", {policies, "stick-breaking variant"}},
       {"activation", {policies, "activation of feed-forward experts"}},
       {"router", {policies, "router"}},
@@ -58,31 +65,33 @@ std::map<std::string_view, Help> const& helps() {
         "numbers of that loss, as KEY=VALUE,...: the weights of weighted_sum (mi=1,router_z=0.1), or\n"
         "z_weight of switch"}},
       {"statistics", {policies, "over what that loss runs, where a step has several micro-batches"}},
-      {"aux-loss-weight", {settings, "weight of the routing losses in the total"}},
-      {"embedding-dropout", {settings, "dropout after the embedding"}},
-      {"residual-dropout", {settings, "dropout on residual branches"}},
-      {"router-dropout", {settings, "dropout inside mlp and mlp_relu routers"}},
-      {"router-jitter", {settings, "in training, a router's input is multiplied by draws from 1 - this to 1 + this"}},
-      {"sampled-slots", {settings, "of the chosen experts, how many are drawn at random in training"}},
-      {"initializer-range", {settings, "standard deviation of initial weights"}},
-      {"rows", {data, "windows of a micro-batch"}},
-      {"window", {data, "tokens of a window"}},
-      {"steps", {data, "training steps of the whole run"}},
-      {"accumulate", {data, "micro-batches of a step"}},
-      {"held-out", {data, "fraction of each document, its tail, that is not trained on"}},
+      {"aux-loss-weight", {settings, "weight of the routing losses in the total", Range{0, 1e12, false, true}}},
+      {"embedding-dropout", {settings, "dropout after the embedding", below_one}},
+      {"residual-dropout", {settings, "dropout on residual branches", below_one}},
+      {"router-dropout", {settings, "dropout inside mlp and mlp_relu routers", below_one}},
+      {"router-jitter",
+       {settings, "in training, a router's input is multiplied by draws from 1 - this to 1 + this", below_one}},
+      {"sampled-slots", {settings, "of the chosen experts, how many are drawn at random in training", from_zero}},
+      {"initializer-range", {settings, "standard deviation of initial weights", Range{0, 1e6, false, true}}},
+      {"rows", {data, "windows of a micro-batch", size}},
+      {"window", {data, "tokens of a window", size}},
+      {"steps", {data, "training steps of the whole run", steps}},
+      {"accumulate", {data, "micro-batches of a step", size}},
+      {"held-out", {data, "fraction of each document, its tail, that is not trained on", below_one}},
       {"eos", {data, "id 256 begins and ends each document"}},
       {"schedule", {optimizer, "learning-rate schedule"}},
-      {"rate", {optimizer, "learning rate"}},
-      {"warmup", {optimizer, "steps of linear warm-up; -1: a tenth of all, at most 100"}},
-      {"decay", {optimizer, "last steps, in which stable_decay falls; -1: a fifth of all"}},
-      {"floor", {optimizer, "the schedule's last factor"}},
-      {"weight-decay", {optimizer, "weight decay of matrices"}},
-      {"beta1", {optimizer, "AdamW's decay of the first moment"}},
-      {"beta2", {optimizer, "AdamW's decay of the second moment"}},
-      {"epsilon", {optimizer, "AdamW's epsilon"}},
-      {"clip", {optimizer, "largest norm of a gradient, 0 for no clipping"}},
+      {"rate", {optimizer, "learning rate", Range{.low = 0}}},
+      {"warmup", {optimizer, "steps of linear warm-up; -1: a tenth of all, at most 100", steps_or_automatic}},
+      {"decay", {optimizer, "last steps, in which stable_decay falls; -1: a fifth of all", steps_or_automatic}},
+      {"floor", {optimizer, "the schedule's last factor", Range{0, 1}}},
+      {"weight-decay", {optimizer, "weight decay of matrices", Range{.low = 0}}},
+      {"beta1", {optimizer, "AdamW's decay of the first moment", below_one}},
+      {"beta2", {optimizer, "AdamW's decay of the second moment", below_one}},
+      {"epsilon", {optimizer, "AdamW's epsilon", Range{.low = 0, .above = true}}},
+      {"clip", {optimizer, "largest norm of a gradient, 0 for no clipping", Range{.low = 0}}},
       {"observe-load",
-       {optimizer, "keep the routers' load of each so many steps beside the model, for `routing`; 0: of none"}},
+       {optimizer, "keep the routers' load of each so many steps beside the model, for `routing`; 0: of none",
+        Range{0, static_cast<double>(most_steps)}}},
       {"recompute", {optimizer, "compute blocks again in backward instead of keeping them"}},
       {"seed", {optimizer, "of initial weights, windows, dropout"}},
   };
@@ -172,12 +181,53 @@ std::map<std::string, CLI::Option*, std::less<>> add_train_options(CLI::App& com
     } else {
       option = command.add_option("--" + name, value, std::string(help.text))->capture_default_str();
       if (auto const names = choices(name); !names.empty()) option->check(CLI::IsMember(names))->type_name("NAME");
-      else option->type_name(std::same_as<T, double> ? "NUMBER" : std::same_as<T, std::string> ? "TEXT" : "INTEGER");
+      else if constexpr (std::same_as<T, std::string>) option->type_name("TEXT");
+      else if constexpr (std::same_as<T, double>) option->check(number(help.range))->type_name("NUMBER");
+      else if constexpr (std::same_as<T, std::uint64_t>) option->check(seed())->type_name("INTEGER");
+      else
+        option->check(integer(static_cast<mf::Index>(help.range.low), static_cast<mf::Index>(help.range.high)))
+            ->type_name("INTEGER");
     }
     option->group(std::string(help.group))->take_last();
     all.emplace(name, option);
   });
   return all;
+}
+
+std::string in_option_terms(std::string message) {
+  static constexpr std::pair<std::string_view, std::string_view> options[] = {
+      {"vocab_size", "--vocab"},
+      {"n_embd", "--hidden"},
+      {"n_layer", "--layers"},
+      {"gating_size", "--router-hidden"},
+      {"n_att_experts", "--attention-experts"},
+      {"k_att", "--attention-top-k"},
+      {"n_head", "--heads"},
+      {"att_hidden", "--attention-hidden"},
+      {"n_mlp_experts", "--ffn-experts"},
+      {"k_mlp", "--ffn-top-k"},
+      {"ffd_hidden", "--ffn-hidden"},
+      {"activation_function", "--activation"},
+      {"gate_type", "--router"},
+      {"shared_experts", "--shared-numbers"},
+      {"aux_loss_type", "--routing-loss"},
+      {"aux_loss_weight", "--aux-loss-weight"},
+      {"embd_pdrop", "--embedding-dropout"},
+      {"resid_pdrop", "--residual-dropout"},
+      {"moe_pdrop", "--router-dropout"},
+      {"sample_topk", "--sampled-slots"},
+      {"router_jitter", "--router-jitter"},
+      {"initializer_range", "--initializer-range"}};
+  auto const in_word = [&](std::size_t i) {
+    return i < message.size() &&
+           (std::isalnum(static_cast<unsigned char>(message[i])) != 0 || message[i] == '_' || message[i] == '-');
+  };
+  for (auto const& [key, option] : options)
+    for (std::size_t at = 0; (at = message.find(key, at)) != std::string::npos; at += option.size()) {
+      if ((at > 0 && in_word(at - 1)) || in_word(at + key.size())) continue;
+      message.replace(at, key.size(), option);
+    }
+  return message;
 }
 
 mf::Config TrainOptions::config() const {

@@ -66,8 +66,22 @@ struct TrainOptions {
   [[nodiscard]] moduleformer::BatchOptions batches() const;
 };
 
-/// The window of the run that made a model, if its options stand beside it.
+/// Stands beside a model that another command than `train` made: the window of the text that its weights learnt from.
+struct TrainedWindow {
+  static constexpr std::string_view file_stem = "window";
+  moduleformer::Index window;
+
+  template <class Self, class Visitor>
+  static void visit(Self& self, Visitor&& visit) {
+    visit("window", self.window);
+  }
+};
+
+/// The window of the run that made a model, or of the model that it was made of, if that stands beside it.
 std::optional<moduleformer::Index> stored_window(std::string const& folder);
+
+/// A message of the library about a config, with the options of `train` for the keys of config.json.
+std::string in_option_terms(std::string message);
 
 /// Adds an option for each, or for those of some names; returns them by name.
 std::map<std::string, CLI::Option*, std::less<>> add_train_options(CLI::App& command, TrainOptions& options,

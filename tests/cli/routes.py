@@ -62,9 +62,10 @@ class Routes(support.ProgramTest):
         self.assertEqual(there, back)
         self.assertNotIn("100.00 %", there.splitlines()[-3])
         self.run_program("routes", "compare", "routes.safetensors", "routes.safetensors", "--at-least", 1)
-        self.refuse(1, "other.safetensors: expected at least 1 of the slots", "routes", "compare", "routes.safetensors", "other.safetensors",
+        self.refuse(3, "other.safetensors: expected at least 1 of the slots", "routes", "compare", "routes.safetensors", "other.safetensors",
                     "--at-least", 1)
-        self.refuse(2, "--at-least", "routes", "compare", "routes.safetensors", "other.safetensors", "--at-least", 1.5)
+        for bad in 1.5, "nan":
+            self.refuse(2, "--at-least", "routes", "compare", "routes.safetensors", "other.safetensors", "--at-least", bad)
 
     def test_records_that_do_not_fit(self):
         self.record()
@@ -77,7 +78,7 @@ class Routes(support.ProgramTest):
         self.run_program("routes", "record", "--model", "model", "--data", short, "--out", "short.safetensors")
         batches = len(read_safetensors(self.path / "short.safetensors")["batches.tokens"][2])
         self.assertEqual(batches, 4)  # 25 windows of 16, 8 at a time
-        self.refuse(1, "batch 3 was recorded of another text", *replay, "short.safetensors")
+        self.refuse(1, "short.safetensors: record of routes: batch 3 was recorded of another text", *replay, "short.safetensors")
         whole = self.path / "whole.txt"
         whole.write_text(self.text.read_text()[:385])  # the same first three batches, and then none
         self.run_program("routes", "record", "--model", "model", "--data", whole, "--out", "whole.safetensors")
@@ -89,7 +90,15 @@ class Routes(support.ProgramTest):
         different = ("of another model: it has router 'transformer.h.0.mlpf.gate' with 6 experts, 2 slots, expected router "
                      "'transformer.h.0.mlpf.gate' with 4 experts, 2 slots")
         self.refuse(1, different, *replay, "wide.safetensors")
-        self.refuse(1, different, "routes", "compare", "wide.safetensors", "routes.safetensors")
+        self.refuse(1, "wide.safetensors and routes.safetensors: record of routes: " + different, "routes", "compare", "wide.safetensors",
+                    "routes.safetensors")
+        # As many experts of a token, but some that serve every one.
+        self.train("shared", 2, "--no-eval", "--shared-experts", "shared", "--shared-numbers", "attention=0,feed_forward=1")
+        self.record("shared", "shared.safetensors")
+        other = "it has router 'transformer.h.0.mlpf.gate' with 4 experts, 2 slots, 1 shared, expected router 'transformer.h.0.mlpf.gate' with 4 experts, 2 slots"
+        self.refuse(1, other, "routes", "compare", "shared.safetensors", "routes.safetensors")
+        self.refuse(1, other, *replay, "shared.safetensors")
+        self.run_program("eval", "--model", "shared", "--data", self.text, "--replay", "shared.safetensors")
 
     def test_damaged_records(self):
         self.record()
@@ -110,6 +119,8 @@ class Routes(support.ProgramTest):
         self.refuse(2, "subcommand", "routes")
         self.refuse(2, "--out", "routes", "record", "--model", "model", "--data", self.text)
         self.refuse(2, "B", "routes", "compare", "routes.safetensors")
+        for bad in ("--held-out", "nan"), ("--rows", "0"), ("--rows", "9" * 309), ("--window", "-1"):
+            self.refuse(2, f"{bad[0]}: expected", "routes", "record", "--model", "model", "--data", self.text, "--out", "x", *bad)
         self.refuse(2, "--data FILE... or --tokens", "routes", "record", "--model", "model", "--out", "routes.safetensors")
         self.refuse(2, "replace an input", "routes", "record", "--model", "model", "--data", self.text, "--out", self.text)
         self.refuse(2, "model's own files", "routes", "record", "--model", "model", "--data", self.text, "--out", "model/routes.safetensors")

@@ -109,8 +109,34 @@ class Surgery(support.ProgramTest):
         self.refuse(2, "expected --train new", *no, "--kl", 1, "--old-data", self.text)
         self.refuse(2, "--old-data", *no, "--train", "new", "--kl", 1)
         self.refuse(2, "exists already", *tune, "--model", "model", "--out", "model")
-        self.refuse(2, "aux_loss_weight", *no, "--aux-loss-weight", -1)
+        self.refuse(2, "--aux-loss-weight", *no, "--aux-loss-weight", -1)
         self.assertFalse((self.path / "no").exists())
+
+    def test_the_window_of_the_training_stays_with_the_model(self):
+        score = lambda model: self.run_program("eval", "--model", model, "--data", self.text).out.splitlines()[0]
+        record = lambda model: self.run_program("routes", "record", "--model", model, "--data", self.text, "--out", model + ".safetensors").out
+        self.assertIn("in windows of 16", score("model"))
+        self.run_program("extend", "--model", "model", "--out", "grown", "--feed-forward", 2, "--activate")
+        self.run_program("extend", "--model", "model", "--out", "dormant", "--feed-forward", 2)
+        self.run_program("prune", "--model", "dormant", "--out", "all", "--data", self.text, "--keep", 1)
+        self.run_program("extract", "--model", "model", "--layer", 0, "--expert", 0, "--out", "expert.safetensors")
+        self.run_program("insert", "--model", "model", "--out", "twice", "--layer", 0, "--at", 4, "--expert", "expert.safetensors")
+        for folder in "grown", "dormant", "all", "twice":
+            self.assertIn("in windows of 16", score(folder))
+        self.assertEqual(score("model"), score("dormant"))
+        self.run_program("finetune", "--data", self.text, "--steps", 2, "--rows", 2, "--window", 24, "--model", "model", "--out", "tuned", "--no-eval")
+        self.assertIn("in windows of 24", score("tuned"))
+        # The drift gate, over the same windows.
+        for folder in "model", "dormant", "grown":
+            self.assertIn("batches of windows of 16", record(folder))
+        self.run_program("routes", "compare", "model.safetensors", "dormant.safetensors", "--at-least", 1)
+        self.refuse(1, "model.safetensors and grown.safetensors: record of routes: of another model", "routes", "compare",
+                    "model.safetensors", "grown.safetensors")
+        shown = self.run_program("routes", "compare", "model.safetensors", "grown.safetensors", "--grown").out
+        self.assertRegex(shown, r"0 attention +100.00 %")
+        self.refuse(3, "grown.safetensors: expected at least 1 of the slots", "routes", "compare", "model.safetensors", "grown.safetensors",
+                    "--grown", "--at-least", 1)
+        self.run_program("eval", "--model", "dormant", "--data", self.text, "--replay", "model.safetensors")
 
     def test_what_is_refused(self):
         extend, prune = ["extend", "--model", "model", "--out", "no"], ["prune", "--model", "model", "--out", "no"]
@@ -121,7 +147,8 @@ class Surgery(support.ProgramTest):
         self.refuse(1, "does not exist", "extend", "--model", "model", "--out", "nowhere/no", "--attention", 1)
         self.refuse(2, "", *prune, "--data", self.text)
         self.refuse(2, "", *prune, "--data", self.text, "--keep", 0.5, "--threshold", 0.1)
-        self.refuse(1, "fraction to keep from 0 to 1, found 2", *prune, "--data", self.text, "--keep", 2)
+        for way, bad in (("--keep", 2), ("--keep", "nan"), ("--keep-of-all", -1), ("--threshold", "nan")):
+            self.refuse(2, f"{way}: expected a number from 0 to 1, found '{bad}'", *prune, "--data", self.text, way, bad)
         self.refuse(2, "expected --data", *prune, "--keep", 0.5)
         self.refuse(2, "--merge", *prune, "--data", self.text, "--keep", 0.5, "--merge", "--router-rows", "keep")
         self.refuse(1, "expected a routed expert from 0 to 3, found 4", "extract", "--model", "model", "--layer", 0, "--expert", 4, "--out", "e")

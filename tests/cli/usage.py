@@ -62,16 +62,27 @@ class WrongUsage(support.ProgramTest):
 
     def test_training_options(self):
         train = ["train", "--data", self.text, "--out", "m", *TINY]
-        self.refuse(2, "k_att: 5 exceeds n_att_experts 4", *train, "--attention-top-k", "5")
-        self.refuse(2, "n_head: 3 does not divide att_hidden 16", *train, "--heads", "3")
-        self.refuse(2, "n_embd", *train, "--hidden", "-4")
-        self.refuse(2, "n_layer", *train, "--layers", "99999999999")
-        self.refuse(2, "moe_pdrop", *train, "--router-dropout", "1")
-        self.refuse(2, "router_jitter", *train, "--router-jitter", "-0.1")
-        self.refuse(2, "sample_topk", *train, "--sampled-slots", "3")
+        self.refuse(2, "--attention-top-k: 5 exceeds --attention-experts 4", *train, "--attention-top-k", "5")
+        self.refuse(2, "--heads: 3 does not divide --attention-hidden 16", *train, "--heads", "3")
+        self.refuse(2, "--hidden: expected an integer from 1 to 2147483647, found '-4'", *train, "--hidden", "-4")
+        self.refuse(2, "--layers", *train, "--layers", "99999999999")
+        self.refuse(2, "--router-dropout: expected a number from 0 to below 1, found '1'", *train, "--router-dropout", "1")
+        self.refuse(2, "--router-jitter", *train, "--router-jitter", "-0.1")
+        self.refuse(2, "--sampled-slots: expected 0 to top-k 2, found 3", *train, "--sampled-slots", "3")
         self.refuse(2, "warmup", *train, "--steps", "5", "--warmup", "9")
         self.refuse(2, "beta2", *train, "--beta2", "1")
-        self.refuse(2, "--steps", *train, "--steps", "0")
+        for option, bad in (("--steps", "0"), ("--rows", "0"), ("--rows", "-1"), ("--window", "0"), ("--window", "99999999999999999999"),
+                            ("--held-out", "nan"), ("--held-out", "1"), ("--seed", "-1"), ("--seed", "18446744073709551616"),
+                            ("--observe-load", "9223372036854775808"), ("--rate", "inf"), ("--rate", "-1"), ("--clip", "nan"),
+                            ("--aux-loss-weight", "1e30"), ("--initializer-range", "1e6"), ("--epsilon", "0"), ("--floor", "1.5"),
+                            ("--save-every", "-1"), ("--router-hidden", "3000000000"), ("--accumulate", "0")):
+            message = self.run_program(*train, option, bad, status=2).err
+            self.assertRegex(message, rf"{option}: expected (an integer|a number|a finite number) .*found '{bad}'")
+        self.refuse(2, "--router-hidden: expected a positive number, the hidden size of --router mlp, found 0", *train, "--router-hidden", "0")
+        self.refuse(2, "--rows 65536 of --window 65536: expected at most 2147483647 tokens", *train, "--rows", "65536", "--window", "65536")
+        self.refuse(2, "--out: expected a name", "train", "--data", self.text, "--out", "", *TINY)
+        self.refuse(2, "--data: expected a name", "train", "--data", "", "--out", "m", *TINY)
+        self.refuse(2, "switch: z_weight: expected a number from 0, found -1", *train, "--routing-loss", "switch", "--loss-numbers", "z_weight=-1")
         self.refuse(2, "--resume and --overwrite", *train, "--resume", "--overwrite")
         self.refuse(2, "no number 'mi'", *train, "--loss-numbers", "mi=1")
         self.refuse(2, "no number 'rate'", *train, "--selection-numbers", "rate=1")
@@ -97,11 +108,11 @@ class WrongUsage(support.ProgramTest):
                 ("document_pool", "smallest=5", "document_pool: smallest: expected 2 to 4 experts, or 0, found 5"),
                 ("document_pool", "smallest=4,largest=3", "document_pool: smallest: expected at most largest, 3, found 4")):
             self.refuse(2, message, *train, "--selection", selection, "--selection-numbers", number)
-        self.refuse(2, "sample_topk: selection expert_choice samples no slots", *train, "--selection", "expert_choice", "--sampled-slots", "1")
+        self.refuse(2, "--sampled-slots: selection expert_choice samples no slots", *train, "--selection", "expert_choice", "--sampled-slots", "1")
         self.refuse(2, "--observe-load", *train, "--observe-load", "-1")
         shared = [*train, "--shared-experts", "shared", "--shared-numbers"]
-        self.refuse(2, "shared_experts: feed_forward: expected 0 to 1, fewer than k_mlp, found 2", *shared, "feed_forward=2")
-        self.refuse(2, "sample_topk: expected 0 to top-k 1, found 2", *shared, "attention=0,feed_forward=1", "--sampled-slots", "2")
+        self.refuse(2, "--shared-numbers: feed_forward: expected 0 to 1, fewer than --ffn-top-k, found 2", *shared, "feed_forward=2")
+        self.refuse(2, "--sampled-slots: expected 0 to top-k 1, found 2", *shared, "attention=0,feed_forward=1", "--sampled-slots", "2")
         self.refuse(2, "leaves one expert to choose", *shared, "attention=1,feed_forward=1", "--gating", "top_k_softmax")
         self.refuse(2, "attention: expected an integer, found '0.5'", *shared, "attention=0.5")
         self.refuse(2, "no number 'heads'", *shared, "heads=1")
@@ -114,8 +125,13 @@ class WrongUsage(support.ProgramTest):
         self.train()
         generate = ["generate", "--model", "model"]
         self.refuse(2, "--prompt", *generate)
-        self.refuse(2, "temperature", *generate, "--prompt", "a", "--temperature", "-1")
-        self.refuse(2, "top_p", *generate, "--prompt", "a", "--top-p", "0")
+        self.refuse(2, "--temperature", *generate, "--prompt", "a", "--temperature", "-1")
+        self.refuse(2, "--temperature", *generate, "--prompt", "a", "--temperature", "nan")
+        self.refuse(2, "--top-p", *generate, "--prompt", "a", "--top-p", "0")
+        self.refuse(2, "--top-k", *generate, "--prompt", "a", "--top-k", "9223372036854775808")
+        self.refuse(2, "--repetition-penalty", *generate, "--prompt", "a", "--repetition-penalty", "0")
+        self.refuse(2, "--seed", *generate, "--prompt", "a", "--seed", "-1")
+        self.refuse(2, "--model: expected a name", "generate", "--model", "", "--prompt", "a")
         self.refuse(2, "--max-new-tokens", *generate, "--prompt", "a", "--max-new-tokens", "0")
         self.refuse(1, "prompt 0 is empty", *generate, "--prompt", "")
         self.refuse(1, "stop_ids", *generate, "--prompt", "a", "--stop-id", "256")
@@ -138,6 +154,11 @@ class WrongUsage(support.ProgramTest):
         self.refuse(2, "replace an input", "logits", "--model", "model", "--input", weights, "--output", weights)
         self.refuse(1, "current directory", "train", "--data", self.text, "--out", ".", *TINY)
         self.assertEqual(before, weights.read_bytes())
+
+    def test_empty_names_are_not_taken_for_none(self):
+        for command, option in (("eval", "--svg"), ("eval", "--replay"), ("routing", "--report"), ("routing", "--compare"),
+                                ("routing", "--json"), ("routing", "--csv"), ("prune", "--out"), ("extract", "--out")):
+            self.refuse(2, f"{option}: expected a name, found an empty one", command, "--model", "m", option, "")
 
 
 class Failure(support.ProgramTest):
@@ -189,6 +210,11 @@ class Failure(support.ProgramTest):
             self.assertEqual(result.returncode, 1)
             self.assertIn(b"standard output", result.stderr)
         self.refuse(1, "absent/a.svg", "eval", "--model", "model", "--data", self.text, "--svg", "absent/a.svg")
+        (self.path / "folder").mkdir()
+        self.refuse(1, "folder: expected a file, found a folder", "eval", "--model", "model", "--data", self.text, "--svg", "folder")
+        self.refuse(1, "folder: expected a file, found a folder", "routing", "--model", "model", "--data", f"a={self.text}", "--json",
+                    "written.json", "--csv", "folder")
+        self.assertFalse((self.path / "written.json").exists())
 
     def test_a_diverging_run_stops_and_keeps_the_last_checkpoint(self):
         self.train("model", 4)
