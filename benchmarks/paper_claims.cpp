@@ -13,6 +13,7 @@ namespace {
 using namespace bench;
 
 void run_claims(ClaimOptions const& o) {
+  check_held_out(o.domains, o.texts(o.domains, 1, o.seeds.front()));
   make_missing<ClaimResult>(
       o, claim_cells(o), fmt::format("{} and then {} tokens", o.tokens, o.tune_tokens),
       [&](ClaimCell const& cell) { return ClaimRun(o, cell).run(); },
@@ -51,11 +52,11 @@ int main(int argc, char** argv) try {
     return 0;
   }
   if (!o.measured.empty()) {
-    fmt::print("{}\n", nlohmann::json(measure_model(o.measured, o.threads)).dump());
+    fmt::print("{}\n", nlohmann::json(measure_model(o.measured, o)).dump());
     return 0;
   }
   std::filesystem::create_directories(o.out);
-  if (o.speed_only) write_result(o.settings(), speed_file(o), measure_speeds(o));
+  if (o.speed_only) write_speeds(o);
   else if (!o.report_only) run_claims(o);
   write_claims(o);
 } catch (std::exception const& error) {

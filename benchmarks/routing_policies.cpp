@@ -20,23 +20,9 @@ void list_policies() {
   for (Variant const& v : variants) fmt::print("{:<16} {}\n", v.name, v.what);
 }
 
-/// Throws Error for a domain too short to hold out text of.
-void check_held_out(RoutingOptions const& o) {
-  MixedTexts const texts = o.texts(o.seeds.front());
-  for (std::size_t d = 0; d < texts.domains(); ++d) {
-    Index targets = 0;
-    try {
-      for (mf::Batch const& batch : texts.held_out(d)) targets += batch.counted_targets();
-    } catch (mf::Error const& error) {
-      mf::fail<mf::Error>("--data: domain ", o.domains[d].name, ": ", error.what());
-    }
-    mf::expects(targets > 0, "--data: domain ", o.domains[d].name, ": expected at least two bytes held out, found one");
-  }
-}
-
 /// Makes what is missing.
 void run_cells(RoutingOptions const& o) {
-  check_held_out(o);
+  check_held_out(o.domains, o.texts(o.seeds.front()));
   make_missing<CellResult>(
       o, cells(o), fmt::format("{} steps of {} tokens", o.steps(), o.tokens_per_step()),
       [&](Cell const& cell) { return CellRun(o, cell).run(); },

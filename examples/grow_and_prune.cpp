@@ -74,7 +74,9 @@ bool grow(Model const& model, Files const& old_text, Files const& new_text) {
 /// Fine-tunes on one text so that few experts serve it, and removes the others. True if the small model was saved as it is.
 bool specialise(Model& model, Files const& task, fs::path const& folder) {
   model.policies().routing_loss = mf::LoadConcentrationLoss{};
-  model.set_settings({.aux_loss_weight = 0.1});
+  mf::Settings settings = model.settings();
+  settings.aux_loss_weight = 0.1;
+  model.set_settings(settings);
   train(model, task, 1e-3);
 
   mf::Session session{model};

@@ -9,13 +9,15 @@
 
 #include <algorithm>
 #include <cstdio>
+#include <filesystem>
 #include <string>
 #include <vector>
 
 namespace bench {
 
-/// Makes the cells of `all` whose results are missing, in order. A cell has name(), file(options) and, through
-/// run(cell) -> Result, a result; estimate(cell) guesses its seconds while none has been timed.
+/// Makes the cells of `all` whose results are missing, in order. A cell has name(), file(options), run(options), the
+/// folder of a run that was stopped, and, through run(cell) -> Result, a result; estimate(cell) guesses its seconds
+/// while none has been timed.
 template <class Result, class Options, class Cell, class Run, class Estimate>
 void make_missing(Options const& o, std::vector<Cell> const& all, std::string const& what, Run const& run,
                   Estimate const& estimate) {
@@ -40,6 +42,7 @@ void make_missing(Options const& o, std::vector<Cell> const& all, std::string co
     spent += now() - begin;
     ++timed;
     write_result(settings, missing[i].file(o), result, now() - begin);
+    std::filesystem::remove_all(missing[i].run(o));
   }
 }
 

@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: MIT
 #pragma once
-// Training that can be stopped: what it needs to go on lies in a folder beside the results, saved every so many seconds, and a
-// resumed run ends as an uninterrupted one.
+// Training that can be stopped: what it needs to go on lies in a folder beside the results, saved every so many
+// seconds, and a resumed run ends as an uninterrupted one. Whoever writes the result removes the folder after it.
 
 #include "support.hpp"
 
 #include <moduleformer/io/checkpoint.hpp>
+
+#include <nlohmann/json.hpp>
 
 #include <filesystem>
 #include <optional>
@@ -39,17 +41,14 @@ class RunFolder {
   /// The stored run's model, if there is a run to go on with; what is left of another is removed.
   template <class Model>
   std::optional<Model> stored() {
-    if (!std::filesystem::exists(folder_)) return {};
-    Model model = mf::load<Model>(folder_, {.map = false});
-    RunState found;
-    mf::load_state(folder_, model, found);
-    if (found.identity == state_.identity) {
-      state_ = std::move(found);
-      resumed_ = true;
-      return model;
+    if (!is_of_this_run()) {
+      std::filesystem::remove_all(folder_);
+      return {};
     }
-    std::filesystem::remove_all(folder_);
-    return {};
+    Model model = mf::load<Model>(folder_, {.map = false});
+    mf::load_state(folder_, model, state_);
+    resumed_ = true;
+    return model;
   }
 
   /// Trains until step `steps`: step(trainer) makes one, notes() tells what to keep in notes().
@@ -68,10 +67,19 @@ class RunFolder {
 
   /// Of the stored run; empty for a new one.
   [[nodiscard]] std::string const& notes() const { return state_.notes; }
-  /// The run is done.
-  void remove() const { std::filesystem::remove_all(folder_); }
 
  private:
+  /// By what the folder says of itself: another build may not even be able to load its model.
+  [[nodiscard]] bool is_of_this_run() const try {
+    mf::SafetensorsFile const file{mf::resolve_folder(folder_) / (std::string(RunState::file_stem) + ".safetensors")};
+    auto const state = nlohmann::json::parse(file.metadata("state"), nullptr, false);
+    return state.is_object() && state.value("identity", std::string()) == state_.identity;
+  } catch (mf::Error const&) {
+    return false;
+  } catch (nlohmann::json::exception const&) {
+    return false;
+  }
+
   std::filesystem::path folder_;
   double save_every_;
   RunState state_;

@@ -5,9 +5,12 @@
 
 #include "cells/domains.hpp"
 
+#include <moduleformer/core/error.hpp>
 #include <moduleformer/training/data.hpp>
 
 #include <cstddef>
+#include <span>
+#include <vector>
 
 namespace bench {
 
@@ -49,5 +52,18 @@ class MixedTexts {
 
   std::vector<mf::ByteBatches> texts_;
 };
+
+/// Throws Error naming a domain too short to hold out text of. The texts are those of the domains.
+inline void check_held_out(std::span<Domain const> domains, MixedTexts const& texts) {
+  for (std::size_t d = 0; d < domains.size(); ++d) {
+    Index targets = 0;
+    try {
+      for (mf::Batch const& batch : texts.held_out(d)) targets += batch.counted_targets();
+    } catch (mf::Error const& error) {
+      mf::fail<mf::Error>("--data: domain ", domains[d].name, ": ", error.what());
+    }
+    mf::expects(targets > 0, "--data: domain ", domains[d].name, ": expected at least two bytes held out, found one");
+  }
+}
 
 }  // namespace bench

@@ -14,6 +14,7 @@
 #include <cstdlib>
 #include <filesystem>
 #include <string>
+#include <utility>
 #include <vector>
 
 namespace bench {
@@ -110,7 +111,9 @@ inline ClaimOptions parse_claim_options(int argc, char** argv) {
   app.add_flag("--list", o.list, "list the recipes and end");
   app.add_flag("--report", o.report_only, "only make the report of what is done");
   app.add_flag("--speed", o.speed_only, "time the models of the first seed, on a quiet machine: forward, decoding, loading, memory");
-  app.add_option("--measure", o.measured, "time the model of this folder and print JSON; --speed does so in processes of its own");
+  app.add_option("--measure", o.measured,
+                 "time the model of this folder on the first domain's held-out text and print JSON; --speed does so in "
+                 "processes of its own");
   try {
     app.parse(argc, argv);
   } catch (CLI::ParseError const& error) {
@@ -121,7 +124,23 @@ inline ClaimOptions parse_claim_options(int argc, char** argv) {
     for (Recipe const& r : recipes) o.recipes.emplace_back(r.name);
   for (auto const& name : o.recipes) (void)find_recipe(name);
   o.domains = parse_domains(o.data);
-  if (o.list || !o.measured.empty()) return o;
+  auto const expect_once = [](auto values, char const* option) {
+    std::ranges::sort(values);
+    auto const twice = std::ranges::adjacent_find(values);
+    if (twice != values.end()) mf::fail<mf::Error>(option, ": ", *twice, " is given twice");
+  };
+  expect_once(o.recipes, "--recipes");
+  expect_once(o.seeds, "--seeds");
+  for (auto const& [option, rate] : {std::pair{"--rate", o.rate}, {"--tune-rate", o.tune_rate}})
+    mf::expects(rate > 0 && rate < 1, option, ": expected a rate between 0 and 1, found ", rate);
+  mf::expects(o.save_every >= 0, "--save-every: expected seconds from 0, found ", o.save_every);
+  mf::expects(o.learnt_bits > 0 && o.learnt_bits <= 8,
+              "--learnt-bits: expected bits per byte above 0, at most 8, found ", o.learnt_bits);
+  mf::expects(o.held_out > 0 && o.held_out < 1, "--held-out: expected a fraction between 0 and 1, found ", o.held_out);
+  if (o.list) return o;
+  mf::expects(o.measured.empty() || !o.domains.empty(),
+              "--measure: expected --data NAME=FILE, text that the model reads");
+  if (!o.measured.empty()) return o;
   mf::expects(o.domains.size() >= 2, "--data: expected at least two domains, NAME=FILE, found ", o.domains.size());
   if (o.learnt.empty()) o.learnt = o.domains.back().name;
   auto const old = o.old_domains();
@@ -132,7 +151,6 @@ inline ClaimOptions parse_claim_options(int argc, char** argv) {
   mf::expects(o.rows % static_cast<Index>(old.size()) == 0, "--rows: expected a multiple of ", old.size(), ", the domains of the first training, found ",
               o.rows);
   mf::expects(!o.seeds.empty(), "--seeds: expected at least one");
-  mf::expects(o.held_out > 0 && o.held_out < 1, "--held-out: expected a fraction between 0 and 1, found ", o.held_out);
   return o;
 }
 

@@ -79,13 +79,34 @@ with tempfile.TemporaryDirectory() as name:
     speed = run(folder, "--speed", "--recipes", "modular,dense,task-concentration", "--out", str(folder / "whole"))
     expect(speed.returncode == 0, speed.stderr)
     measured = json.loads((folder / "whole" / "speed.json").read_text())["result"]
-    expect(len(measured) == 9 and all(s["decode_1"] > 0 and s["forward"] > 0 and s["load_milliseconds"] > 0 for s in measured), measured)
+    timings = ("decode_1", "decode_8", "forward", "load_milliseconds")
+    expect(len(measured) == 9 and all(s[t]["median"] > s[t]["spread"] >= 0 for s in measured for t in timings), measured)
+    again = run(folder, "--speed", "--recipes", "dense,dense-1.5", "--out", str(folder / "whole"))
+    more = json.loads((folder / "whole" / "speed.json").read_text())["result"]
+    expect(again.returncode == 0 and {s["name"] for s in more} == {"modular", "dense", "dense-1.5", "task-concentration"} and len(more) == 10, more)
+    expect([s for s in more if s["name"] == "modular"] == [s for s in measured if s["name"] == "modular"], "figures of other models stay")
+    cell = folder / "whole" / "dense-seed1.json"
+    good = cell.read_text()
+    cell.write_text(good.replace("sources ", "sources x"))
+    foreign = run(folder, "--speed", "--recipes", "dense", "--out", str(folder / "whole"))
+    expect(foreign.returncode != 0 and "dense-seed1.json: expected a result of these settings and of this program" in foreign.stderr, foreign.stderr)
+    cell.write_text(good)
+
+    # What another run left in the folder of a run is removed, even if no model could be loaded from it.
+    left = folder / "left" / "modular-seed1.run"
+    left.mkdir(parents=True)
+    (left / "model.safetensors").write_bytes(b"nothing")
+    fresh = run(folder, "--recipes", "modular", "--out", str(folder / "left"))
+    expect(fresh.returncode == 0 and results(folder / "left")["modular-seed1.json"] == modular, fresh.stderr)
+    expect(not left.exists(), "the folder of a run that is done is removed")
 
     for more, words in ((["--recipes", "nonsense"], "found 'nonsense'"), (["--learn", "four"], "found 'four'"),
                         (["--task", "three"], "found 'three'"), (["--rows", "3"], "expected a multiple of 2"),
                         (["--data", "one=" + str(folder / "two.txt")], "given twice"),
                         (["--recipes", "task", "--out", str(folder / "none")], "expected modular-seed1 to be done before"),
-                        (["--report", "--out", str(folder / "none")], "no cell"), (["--held-out", "2"], "a fraction between 0 and 1")):
+                        (["--report", "--out", str(folder / "none")], "no cell"), (["--held-out", "2"], "a fraction between 0 and 1"), (["--seeds", "1,1"], "--seeds: 1 is given twice"),
+                        (["--rate", "nan"], "--rate: expected"), (["--tune-rate", "0"], "--tune-rate: expected"),
+                        (["--save-every", "nan"], "--save-every: expected"), (["--held-out", "1e-9"], "domain one: held-out text: there is none")):
         bad = run(folder, *more)
         expect(bad.returncode != 0 and words in bad.stderr, f"{more}: {bad.stderr}")
 

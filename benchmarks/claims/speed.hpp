@@ -8,6 +8,7 @@
 
 #include <moduleformer/model/generation.hpp>
 
+#include <algorithm>
 #include <array>
 #include <cstdio>
 #include <fstream>
@@ -17,17 +18,23 @@
 
 namespace bench {
 
-struct ModelSpeed {
-  std::string name;
-  double kept = 1;              // fraction of experts asked for
-  Index parameters = 0, active_parameters = 0;
-  double file_megabytes = 0;
-  double load_milliseconds = 0; // to the first token of a sequence, weights mapped
-  double resident_megabytes = 0;  // of the process after decoding at batch 1
-  double decode_1 = 0, decode_8 = 0;  // tokens/s
-  double forward = 0;           // tokens/s of 2048 tokens
+/// Median over the rounds, and half of what lies between the smallest and the largest.
+struct Timing {
+  double median = 0, spread = 0;
 };
 
+struct ModelSpeed {
+  std::string name;
+  double kept = 1;  // fraction of experts asked for
+  Index parameters = 0, active_parameters = 0;
+  double file_megabytes = 0;
+  Timing load_milliseconds{};     // to the first token of a sequence, weights mapped
+  Timing resident_megabytes{};    // of the process after decoding at batch 1
+  Timing decode_1{}, decode_8{};  // tokens/s of continuations of one text, and of eight different ones
+  Timing forward{};               // tokens/s of 8 windows
+};
+
+NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(Timing, median, spread)
 NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(ModelSpeed, name, kept, parameters, active_parameters, file_megabytes, load_milliseconds,
                                    resident_megabytes, decode_1, decode_8, forward)
 
@@ -48,41 +55,53 @@ inline double folder_megabytes(std::filesystem::path const& folder) {
 
 }  // namespace detail
 
-/// In a process that has done nothing else.
-inline ModelSpeed measure_model(std::filesystem::path const& folder, int threads) {
+/// In a process that has done nothing else, on held-out text of the first domain: its windows forward, the beginnings
+/// of windows that lie far apart as prompts.
+inline ModelSpeed measure_model(std::filesystem::path const& folder, ClaimOptions const& o) {
+  constexpr Index most = 8, prompt = 16;
+  mf::ByteBatches const text(o.domains.front().file, {.rows = most, .tokens = o.window, .held_out = o.held_out});
+  mf::Batch batch;
+  text.held_out().read(0, batch);
+  std::vector<std::vector<mf::TokenId>> prompts;
+  for (Index row = 0; row < batch.rows; ++row) {
+    auto const first = batch.ids.begin() + row * o.window;
+    prompts.emplace_back(first, first + std::min(prompt, o.window));
+  }
   ModelSpeed speed;
   auto const decode = [&](Model const& model, Index sequences, Index tokens) {
-    std::vector<std::vector<mf::TokenId>> const prompts(static_cast<std::size_t>(sequences), {'T', 'h', 'e', ' '});
-    (void)mf::generate(model, prompts, {.max_new_tokens = tokens, .temperature = 0, .threads = threads});
+    std::vector<std::vector<mf::TokenId>> const some(prompts.begin(),
+                                                     prompts.begin() + std::min(sequences, batch.rows));
+    (void)mf::generate(model, some, {.max_new_tokens = tokens, .temperature = 0, .threads = o.threads});
+    return static_cast<Index>(some.size()) * tokens;
   };
   double const begin = now();
   Model const model = mf::load<Model>(folder);
   decode(model, 1, 1);
-  speed.load_milliseconds = 1e3 * (now() - begin);
+  speed.load_milliseconds.median = 1e3 * (now() - begin);
   auto const counts = mf::count(model.config(), model.policies(), model.outputs());
   speed.parameters = counts.parameters;
   speed.active_parameters = counts.active_parameters;
   speed.file_megabytes = detail::folder_megabytes(folder);
   auto const rate = [&](Index sequences) {
-    constexpr Index tokens = 128;
-    return static_cast<double>(sequences * tokens) / median_seconds(5, [&] { decode(model, sequences, tokens); });
+    Index tokens = 0;
+    double const seconds = median_seconds(5, [&] { tokens = decode(model, sequences, 128); });
+    return static_cast<double>(tokens) / seconds;
   };
-  speed.decode_1 = rate(1);
-  speed.resident_megabytes = detail::resident_megabytes();
-  speed.decode_8 = rate(8);
-  mf::Batch batch{.rows = 8, .tokens = 256};
-  batch.ids.resize(2048);
-  for (std::size_t i = 0; i < batch.ids.size(); ++i) batch.ids[i] = static_cast<mf::TokenId>(32 + (i * 7 + i / 11) % 90);
-  batch.targets = batch.ids;
-  mf::Session session{model, {.threads = threads}};
-  speed.forward = 2048 / median_seconds(5, [&] { (void)model.loss(session, batch); });
+  speed.decode_1.median = rate(1);
+  speed.resident_megabytes.median = detail::resident_megabytes();
+  speed.decode_8.median = rate(most);
+  mf::Session session{model, {.threads = o.threads}};
+  speed.forward.median =
+      static_cast<double>(batch.rows * batch.tokens) / median_seconds(5, [&] { (void)model.loss(session, batch); });
   return speed;
 }
 
 /// The same, by running this program on the folder.
-inline ModelSpeed measure_apart(std::filesystem::path const& folder, int threads) {
-  std::string const command = fmt::format("'{}' --threads {} --measure '{}'", std::filesystem::read_symlink("/proc/self/exe").string(),
-                                          threads, folder.string());
+inline ModelSpeed measure_apart(std::filesystem::path const& folder, ClaimOptions const& o) {
+  Domain const domain = o.domain(o.task).front();
+  std::string const command = fmt::format("'{}' --threads {} --window {} --held-out {} --data '{}={}' --measure '{}'",
+                                          std::filesystem::read_symlink("/proc/self/exe").string(), o.threads, o.window,
+                                          o.held_out, domain.name, domain.file.string(), folder.string());
   std::unique_ptr<FILE, int (*)(FILE*)> const pipe(popen(command.c_str(), "r"), pclose);
   mf::expects(pipe != nullptr, "--speed: cannot run ", command);
   std::string text;
@@ -93,7 +112,10 @@ inline ModelSpeed measure_apart(std::filesystem::path const& folder, int threads
   return json.get<ModelSpeed>();
 }
 
+inline std::filesystem::path speed_file(ClaimOptions const& o) { return o.out / "speed.json"; }
+
 /// The models of the first seed: those of the first trainings, and the specialised ones with fewer and fewer experts.
+/// Throws Error for a model whose cell is of other settings or sources than this program's.
 inline std::vector<ModelSpeed> measure_speeds(ClaimOptions const& o) {
   struct Candidate {
     std::string name;
@@ -104,6 +126,10 @@ inline std::vector<ModelSpeed> measure_speeds(ClaimOptions const& o) {
   std::vector<Candidate> candidates;
   for (ClaimCell const& cell : claim_cells(o)) {
     if (cell.seed != o.seeds.front() || !std::filesystem::exists(cell.model(o))) continue;
+    auto const made = read_result<ClaimResult>(o.settings(), cell.file(o));
+    mf::expects(
+        made && made->by_this_program(), "--speed: ", cell.file(o).string(),
+        ": expected a result of these settings and of this program, found none or another; its model is not measured");
     std::string const name(cell.recipe->name);
     if (cell.recipe->stage == Stage::first) candidates.push_back({name, 1, cell.model(o)});
     if (cell.recipe->concentration == 0) continue;
@@ -117,7 +143,7 @@ inline std::vector<ModelSpeed> measure_speeds(ClaimOptions const& o) {
   }
   mf::expects(!candidates.empty(), "--speed: no model of seed ", o.seeds.front(), " is in ", o.out.string());
   for (int round = 0; round < 5; ++round)
-    for (Candidate& c : candidates) c.rounds.push_back(measure_apart(c.folder, o.threads));
+    for (Candidate& c : candidates) c.rounds.push_back(measure_apart(c.folder, o));
   std::vector<ModelSpeed> result;
   for (Candidate const& c : candidates) {
     ModelSpeed& speed = result.emplace_back(c.rounds.front());
@@ -126,13 +152,24 @@ inline std::vector<ModelSpeed> measure_speeds(ClaimOptions const& o) {
     for (auto const number : {&ModelSpeed::load_milliseconds, &ModelSpeed::resident_megabytes, &ModelSpeed::decode_1, &ModelSpeed::decode_8,
                               &ModelSpeed::forward}) {
       std::vector<double> values;
-      for (ModelSpeed const& r : c.rounds) values.push_back(r.*number);
-      speed.*number = median(values);
+      for (ModelSpeed const& r : c.rounds) values.push_back((r.*number).median);
+      auto const [least, largest] = std::ranges::minmax(values);
+      speed.*number = {median(values), (largest - least) / 2};
     }
   }
   return result;
 }
 
-inline std::filesystem::path speed_file(ClaimOptions const& o) { return o.out / "speed.json"; }
+/// Measures, and puts the figures in the place of older ones of the same models; other models keep theirs.
+inline void write_speeds(ClaimOptions const& o) {
+  auto speeds = measure_speeds(o);
+  if (auto const before = read_result<std::vector<ModelSpeed>>(o.settings(), speed_file(o));
+      before && before->by_this_program())
+    for (ModelSpeed const& old : before->result) {
+      auto const same = [&](ModelSpeed const& s) { return s.name == old.name && s.kept == old.kept; };
+      if (std::ranges::none_of(speeds, same)) speeds.push_back(old);
+    }
+  write_result(o.settings(), speed_file(o), speeds);
+}
 
 }  // namespace bench

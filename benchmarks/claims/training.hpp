@@ -63,7 +63,6 @@ class ClaimRun {
     if (!is_first() && find_recipe(recipe_.base).pools) model.policies().selection = mf::DocumentPool{};  // sizes that fit whatever pruning leaves
     ClaimResult result = measure(model);
     mf::save(model, cell_.model(o_));
-    folder_.remove();
     return result;
   }
 

@@ -49,7 +49,6 @@ class CellRun {
     folder_.train(trainer, o_.steps(), step, [&] { return nlohmann::json(moments).dump(); });
     CellResult result = measure(model);
     result.moments = std::move(moments);
-    folder_.remove();
     return result;
   }
 
