@@ -177,7 +177,7 @@ BOOST_AUTO_TEST_CASE(numbers_out_of_range_are_named) {
   BOOST_TEST(complaint({.learning_rate = -1}) == "AdamW: learning_rate: expected a finite number from 0, found -1");
   BOOST_TEST(complaint({.beta1 = 1}) == "AdamW: beta1: expected a number in [0, 1), found 1");
   BOOST_TEST(complaint({.beta2 = -0.5}) == "AdamW: beta2: expected a number in [0, 1), found -0.5");
-  BOOST_TEST(complaint({.epsilon = 0}) == "AdamW: epsilon: expected a positive number, found 0");
+  BOOST_TEST(complaint({.epsilon = 0}) == "AdamW: epsilon: expected a finite number above 0, found 0");
   BOOST_TEST(complaint({.weight_decay = std::nan("")}).find("weight_decay") != std::string::npos);
   BOOST_TEST(complaint({.clip_norm = -2}).find("clip_norm") != std::string::npos);
 }
