@@ -193,6 +193,7 @@ BOOST_AUTO_TEST_CASE(choices_made_at_run_time_are_refused_too) {
   BOOST_TEST(refused(mf::SwitchLoss{}, mf::MicroBatchStatistics{}, mf::ExpertChoice{}) ==
              "selection: expert_choice gives every expert the same load, aux_loss_type switch has nothing to even out");
   BOOST_TEST(refused(mf::ImportanceLoss{}, mf::MicroBatchStatistics{}, mf::ExpertChoice{}) == "none");
+  BOOST_TEST(refused(mf::SwitchLoss{-1}, mf::MicroBatchStatistics{}) == "switch: z_weight: expected a number from 0, found -1");
 
   // A sum is what those of its losses are that have a weight.
   auto const sum = [](double importance, double load, double router_z) {
