@@ -41,6 +41,7 @@ mf::RouteRecord sample() {
                           router("transformer.h.2.mlpf.gate", 256, 2, 7), router("a", 1, 1, 7)},
                          {{0, 1, 0xfedcba9876543210u}, {1, 4, 0}, {5, 2, 7}}};
   record.routers[0].experts[4] = record.routers[1].experts[13] = mf::empty_slot;
+  record.routers[2].size.shared = 1;
   record.routers[1].gates[0] = std::numeric_limits<float>::denorm_min();
   return record;
 }
@@ -176,6 +177,9 @@ BOOST_AUTO_TEST_CASE(damaged_files) {
     routers[0]["experts"] = 2;
     e.set_routers(routers);
     e.expect_refusal("expected 1 to 2 slots");
+    routers[0] = {{"name", "transformer.h.10.mlpf.gate"}, {"experts", 255}, {"shared", 4}};
+    e.set_routers(routers);
+    e.expect_refusal("255 experts, 3 slots, 4 shared: expected at most as many shared experts as slots");
   }
 }
 
