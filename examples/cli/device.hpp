@@ -73,6 +73,7 @@ class LanguageModel {
   [[nodiscard]] virtual moduleformer::Config const& config() const = 0;
   [[nodiscard]] virtual moduleformer::ParameterTable const& table() const = 0;
   [[nodiscard]] virtual moduleformer::dynamic_policies const& policies() const = 0;
+  [[nodiscard]] virtual moduleformer::Settings const& settings() const = 0;
   /// Whether training computes blocks again in backward.
   virtual void set_recomputation(bool recompute) = 0;
 

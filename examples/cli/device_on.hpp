@@ -66,6 +66,7 @@ class LanguageModelOn final : public LanguageModel {
   [[nodiscard]] moduleformer::Config const& config() const override { return model_.config(); }
   [[nodiscard]] moduleformer::ParameterTable const& table() const override { return model_.table(); }
   [[nodiscard]] moduleformer::dynamic_policies const& policies() const override { return model_.policies(); }
+  [[nodiscard]] moduleformer::Settings const& settings() const override { return model_.settings(); }
   void set_recomputation(bool recompute) override { model_.policies().checkpointing.recompute_blocks = recompute; }
 
   [[nodiscard]] moduleformer::Evaluation evaluate(Data const& data, int threads,
@@ -96,6 +97,9 @@ class LanguageModelOn final : public LanguageModel {
     return std::make_unique<LanguageModelOn>(moduleformer::merge(model_, kept, use).model);
   }
   [[nodiscard]] std::unique_ptr<LanguageModel> training_new() const override {
+    moduleformer::expects(
+        config().attention.dormant.largest() > 0 || config().feed_forward.dormant.largest() > 0,
+        "--train new: expected a model with dormant experts, found none; extend without --activate makes them");
     // What is dormant is what is new: the rows behind the active ones.
     moduleformer::RowMap fresh;
     for (auto const& s : model_.table().segments()) {

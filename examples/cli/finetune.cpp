@@ -20,6 +20,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -64,6 +65,10 @@ class Finetune {
   }
 
   int run() {
+    if (given("loss-numbers") && !given("routing-loss"))
+      throw UsageError("--loss-numbers: expected with --routing-loss, the loss whose numbers they are");
+    // As its text was cut before, so that old and new routes can be compared.
+    if (!given("window")) options_.window = stored_window(model_).value_or(options_.window);
     if (fs::exists(out_)) throw UsageError(out_ + ": exists already; the tuned model needs a folder of its own");
     if (guard_.active() && train_ != "new") throw UsageError("--l2 and --kl guard new experts: expected --train new");
     if ((guard_.kl > 0) != !old_.files.empty()) throw UsageError("--old-data: expected with --kl, and only then");
@@ -87,13 +92,19 @@ class Finetune {
   }
 
  private:
-  /// The given loss, or the model's own.
+  [[nodiscard]] bool given(std::string_view option) const { return given_.find(option)->second->count() > 0; }
+
+  /// The given loss and weight, or the model's own.
   void choose_loss(LanguageModel& model) const {
-    bool const loss = given_.find("routing-loss")->second->count() > 0, weight = given_.find("aux-loss-weight")->second->count() > 0;
+    bool const loss = given("routing-loss"), weight = given("aux-loss-weight");
     if (!loss && !weight) return;
     mf::dynamic_policies chosen = loss ? options_.policies() : model.policies();
     try {
-      model.set_routing_loss(chosen, options_.aux_loss_weight);
+      model.set_routing_loss(chosen, weight ? options_.aux_loss_weight : model.settings().aux_loss_weight);
+      // A loss of weight 0 would only look as if it did something.
+      if (loss && options_.routing_loss != "none" && model.settings().aux_loss_weight == 0)
+        throw UsageError(
+            "--routing-loss: has no effect, the model's weight of routing losses is 0; give --aux-loss-weight");
     } catch (mf::Error const& error) {
       throw UsageError(in_option_terms(error.what()));
     }
@@ -109,8 +120,9 @@ class Finetune {
     auto const run = model.train(options_, {.threads = device_.threads, .seed = options_.seed, .guard = guard_});
     mf::Index trained = 0;
     for (mf::Segment const& s : model.table().segments()) trained += s.trainable_size();
-    fmt::print(stderr, "{} of {} parameters train; {} steps of {} tokens\n", trained, model.table().size(), options_.steps,
-               options_.rows * options_.window * options_.accumulate);
+    fmt::print(stderr, "{} of {} parameters train; {} steps of {} tokens in windows of {}\n", trained,
+               model.table().size(), options_.steps, options_.rows * options_.window * options_.accumulate,
+               options_.window);
     int signal = 0;
     {
       InterruptGuard const interrupt;

@@ -152,6 +152,15 @@ struct Prune {
       fmt::print("layer {}: {} of {} attention, {} of {} feed-forward experts stay\n", i, kept.attention[i].size(),
                  model->config().attention.experts[static_cast<mf::Index>(i)], kept.feed_forward[i].size(),
                  model->config().feed_forward.experts[static_cast<mf::Index>(i)]);
+    std::size_t clamped = 0;
+    for (std::size_t r = 0; r < 2 * kept.attention.size(); ++r) {
+      auto const& stay = (r % 2 == 0 ? kept.attention : kept.feed_forward)[r / 2];
+      mf::Index const top_k = r % 2 == 0 ? model->config().attention.top_k : model->config().feed_forward.top_k;
+      clamped += static_cast<mf::Index>(stay.size()) == top_k;
+    }
+    if (clamped > 0)
+      fmt::print(stderr, "{} of {} routers are down to the experts that a token needs; fewer cannot stay\n", clamped,
+                 2 * kept.attention.size());
     auto const removed = rows == "keep" ? mf::RemovedExperts::keep_rows : mf::RemovedExperts::drop_rows;
     operation.finish(*model, merge ? *model->merged(kept, use) : *model->pruned(kept, removed));
     return success;

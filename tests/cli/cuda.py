@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """--device and --precision: refused without CUDA, a sentence without a device, the same commands with one."""
 import os
+import shutil
 import unittest
 
 import support
@@ -22,6 +23,12 @@ class Device(support.ProgramTest):
             "resume": ["train", "--data", self.text, "--out", "model", "--resume", "--steps", "3", "--no-eval"],
             "generate": ["generate", "--model", "model", "--prompt", "the", "--max-new-tokens", "3"],
             "eval": ["eval", "--model", "model", "--data", short],
+            "routing": ["routing", "--model", "model", "--data", f"short={short}"],
+            "extend": ["extend", "--model", "model", "--feed-forward", "1", "--out", "grown"],
+            "prune": ["prune", "--model", "model", "--data", short, "--keep", "0.5", "--out", "small"],
+            "extract": ["extract", "--model", "model", "--layer", "0", "--expert", "1", "--out", "expert.safetensors"],
+            "finetune": ["finetune", "--model", "model", "--data", short, "--train", "router", "--steps", "1", "--rows", "1", "--window", "8",
+                         "--no-eval", "--out", "tuned"],
             "routes": ["routes", "record", "--model", "model", "--data", short, "--out", "routes.safetensors"],
             "logits": ["logits", "--model", case, "--input", case / "expected.safetensors", "--output", "out.safetensors"],
         }
@@ -59,6 +66,8 @@ class Device(support.ProgramTest):
         for precision in [], ["--precision", "float"], ["--precision", "bfloat16"]:
             for name, command in commands.items():
                 with self.subTest(command=name, precision=precision):
+                    for folder in "grown", "small", "tuned":
+                        shutil.rmtree(self.path / folder, ignore_errors=True)
                     if not found:
                         self.refuse(1, NO_DEVICE, *command, "--device", "cuda", *precision)
                     else:

@@ -84,7 +84,7 @@ class Routes(support.ProgramTest):
         self.run_program("routes", "record", "--model", "model", "--data", whole, "--out", "whole.safetensors")
         self.refuse(1, "expected a batch below 3, as many as it holds, found 3", *replay, "whole.safetensors")
         self.refuse(1, "batches, the text only 3", "eval", "--model", "model", "--data", whole, "--replay", "routes.safetensors")
-        self.refuse(1, "expected the same batches, at least one", "routes", "compare", "routes.safetensors", "short.safetensors")
+        self.refuse(1, "expected the same text in the same batches, at least one", "routes", "compare", "routes.safetensors", "short.safetensors")
         self.train("wide", 2, "--no-eval", "--ffn-experts", 6)
         self.record("wide", "wide.safetensors")
         different = ("of another model: it has router 'transformer.h.0.mlpf.gate' with 6 experts, 2 slots, expected router "

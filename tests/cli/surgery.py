@@ -41,6 +41,8 @@ class Surgery(support.ProgramTest):
     def test_pruning(self):
         task = ("--data", self.text)
         self.run_program("prune", "--model", "model", "--out", "all", *task, "--keep", 1)
+        least = self.run_program("prune", "--model", "model", "--out", "least", *task, "--keep", 0)
+        self.assertIn("4 of 4 routers are down to the experts that a token needs", least.err)
         self.assertEqual(self.score("model"), self.score("all"))
         shown = self.run_program("prune", "--model", "model", "--out", "half", *task, "--keep", 0.5).out
         self.assertIn("layer 1: 2 of 4 attention, 2 of 4 feed-forward experts stay", shown)
@@ -104,8 +106,12 @@ class Surgery(support.ProgramTest):
         new = tensors("heads")
         self.assertEqual({n for n in old if old[n][2] != new[n][2]}, {n for n in old if n.startswith("lm_head.")})
         no = [*tune, "--model", "model", "--out", "no"]
-        self.refuse(1, "the model has no dormant experts", *no, "--train", "new")
+        self.refuse(1, "--train new: expected a model with dormant experts, found none", *no, "--train", "new")
         self.refuse(1, "no tensor is called *.nothing", *no, "--train", "*.nothing")
+        self.refuse(2, "--loss-numbers: expected with --routing-loss", *no, "--loss-numbers", "z_weight=0.5")
+        self.run_program(*tune, "--model", "routers", "--out", "again", "--routing-loss", "switch", "--no-eval")
+        weight = lambda folder: json.loads((self.path / folder / "config.json").read_text())["aux_loss_weight"]
+        self.assertEqual((weight("routers"), weight("again")), (0.1, 0.1))
         self.refuse(2, "expected --train new", *no, "--kl", 1, "--old-data", self.text)
         self.refuse(2, "--old-data", *no, "--train", "new", "--kl", 1)
         self.refuse(2, "exists already", *tune, "--model", "model", "--out", "model")
@@ -124,6 +130,10 @@ class Surgery(support.ProgramTest):
         for folder in "grown", "dormant", "all", "twice":
             self.assertIn("in windows of 16", score(folder))
         self.assertEqual(score("model"), score("dormant"))
+        # Fine-tuning takes the model's window, too, so that its routes can be compared.
+        self.run_program("finetune", "--data", self.text, "--steps", 2, "--rows", 2, "--model", "dormant", "--out", "learnt", "--train", "new", "--no-eval")
+        self.assertIn("in windows of 16", score("learnt"))
+        record("learnt")
         self.run_program("finetune", "--data", self.text, "--steps", 2, "--rows", 2, "--window", 24, "--model", "model", "--out", "tuned", "--no-eval")
         self.assertIn("in windows of 24", score("tuned"))
         # The drift gate, over the same windows.
@@ -132,6 +142,7 @@ class Surgery(support.ProgramTest):
         self.run_program("routes", "compare", "model.safetensors", "dormant.safetensors", "--at-least", 1)
         self.refuse(1, "model.safetensors and grown.safetensors: record of routes: of another model", "routes", "compare",
                     "model.safetensors", "grown.safetensors")
+        self.run_program("routes", "compare", "model.safetensors", "learnt.safetensors", "--grown", "--at-least", 0.01)
         shown = self.run_program("routes", "compare", "model.safetensors", "grown.safetensors", "--grown").out
         self.assertRegex(shown, r"0 attention +100.00 %")
         self.refuse(3, "grown.safetensors: expected at least 1 of the slots", "routes", "compare", "model.safetensors", "grown.safetensors",

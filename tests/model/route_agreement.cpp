@@ -96,10 +96,10 @@ BOOST_AUTO_TEST_CASE(records_that_cannot_be_compared) {
     std::string const found = complaint(a, b);
     BOOST_TEST(found.find(message) != std::string::npos, found << " does not say: " << message);
   };
-  expect(record({3, 1}, {1, 1}), "expected the same batches, at least one, found 2 and 1");
+  expect(record({3, 1}, {1, 1}), "expected the same text in the same batches, at least one, found 2 and 1 batches");
   auto b = a;
   b.batches[1].text = 23;
-  expect(b, "batch 1 is of one text in the one, another in the other");
+  expect(b, "batch 1 is of one text in the one, another or the same cut differently in the other");
   b = a;
   b.routers[0].size.name = "s";
   expect(b, "it has router 'r' with 5 experts, 2 slots, expected router 's' with 5 experts, 2 slots");

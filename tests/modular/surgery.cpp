@@ -163,6 +163,13 @@ BOOST_AUTO_TEST_CASE(what_new_experts_start_as) {
   std::string const router = "transformer.h.0.mlpf.gate.w_gate.3.weight";
   BOOST_TEST(!same_bits(row(copied, router, 4), row(model, router, 2)));
   BOOST_TEST(!same_bits(row(copied, router, 4), row(copied, router, 5)));
+  // Neither dormant experts nor shared ones enter a mean.
+  auto const shared = Shared::random(3, settings);
+  auto const twice = mf::insert_experts(mf::insert_experts(shared, {.feed_forward = 2, .seed = 9}).model,
+                                        {.feed_forward = 1, .initial = mf::NewExperts::mean})
+                         .model;
+  auto const c2 = row(shared, in, 2), c3 = row(shared, in, 3), c4 = row(shared, in, 4), of_three = row(twice, in, 7);
+  for (std::size_t i = 0; i < c2.size(); ++i) BOOST_TEST(std::abs(of_three[i] - (c2[i] + c3[i] + c4[i]) / 3) < 1e-15);
   std::string const attention = "transformer.h.1.attn.q_proj.output_experts.weight";
   auto const a = row(model, attention, 0), b = row(model, attention, 1), c = row(model, attention, 2),
              of_mean = row(mean, attention, 3);
@@ -189,6 +196,9 @@ BOOST_AUTO_TEST_CASE(an_optimizer_follows) {
     BOOST_TEST(moments[x] == old[size + x]);
     BOOST_TEST(moments[size + x] == old[3 * size + x]);
   }
+  auto const second = pruned.moments().second(small.table()[i]),
+             old_second = uninterrupted.moments().second(same.table()[i]);
+  for (Index x = 0; x < size; ++x) BOOST_TEST(second[x] == old_second[size + x]);
   pruned.step(batch(6));
   BOOST_TEST(pruned.steps() == 7);
 }
@@ -266,6 +276,38 @@ BOOST_AUTO_TEST_CASE_TEMPLATE(where_rows_stay_tokens_keep_their_bits, M, Models)
   BOOST_TEST(trainer.step(batch()).task < first);
 }
 
+/// Sequences of one batch: those that chose no removed expert keep their bits, others do not.
+BOOST_AUTO_TEST_CASE_TEMPLATE(where_rows_stay_sequences_of_a_batch_keep_their_bits, M, Models) {
+  if constexpr (!std::same_as<typename M::PoliciesType::Selection, mf::BiasedTopK>) {
+    M const model = made<M>();
+    mf::Session session{model, {.threads = 2}};
+    // Ids whose tokens choose alike: the first position alone, repeated; and ones that differ.
+    mf::Batch three{.rows = 3, .tokens = 4, .ids = {97, 97, 97, 97, 98, 32, 200, 7, 97, 97, 97, 97}};
+    mf::Observation<typename M::Accumulator> seen;
+    auto const before = model.logits(session, three, {.observation = &seen}).values;
+    mf::ExpertMap kept;
+    for (std::size_t r = 0; r < seen.routers.size(); ++r) {
+      auto const& router = seen.routers[r];
+      std::vector<bool> chosen(static_cast<std::size_t>(router.expert_count));
+      for (Index i = 0; i < 4 * router.top_k; ++i)
+        chosen[static_cast<std::size_t>(router.experts[static_cast<std::size_t>(i)])] = true;
+      auto& list = (r % 2 == 0 ? kept.attention : kept.feed_forward).emplace_back();
+      for (Index e = 0; e < router.expert_count; ++e)
+        if (chosen[static_cast<std::size_t>(e)]) list.push_back(e);
+    }
+    auto const small = mf::prune(model, kept, mf::RemovedExperts::keep_rows).model;
+    BOOST_TEST_REQUIRE(small.parameter_count() < model.parameter_count());
+    auto const after = logits(small, three);
+    auto const row = [&](auto const& values, std::ptrdiff_t r) {
+      auto const size = static_cast<std::ptrdiff_t>(values.size() / 3);
+      return std::vector(values.begin() + r * size, values.begin() + (r + 1) * size);
+    };
+    BOOST_TEST(same_bits(row(before, 0), row(after, 0)));
+    BOOST_TEST(same_bits(row(before, 2), row(after, 2)));
+    BOOST_TEST(!same_bits(row(before, 1), row(after, 1)));
+  }
+}
+
 BOOST_AUTO_TEST_CASE(tokens_that_chose_what_stays_have_the_old_experts) {
   // Without the experts that no token chose the choice is the old one, and so are ratios of gates.
   auto const model = made<Tiny<>>();
@@ -339,6 +381,27 @@ BOOST_AUTO_TEST_CASE(patterns) {
   BOOST_TEST(complaint([&] { mf::freeze(model, "*.mlp.*"); }) ==
              "freeze: no tensor is called *.mlp.*; the first is transformer.wte.weight");
   BOOST_TEST(complaint([&] { mf::train(model, "wte"); }).starts_with("freeze: no tensor is called wte"));
+  // Refused before anything changes.
+  auto const trainable = [&] {
+    std::vector<std::pair<Index, Index>> all;
+    for (mf::Segment const& s : model.table().segments()) all.emplace_back(s.trainable_begin, s.trainable_end);
+    return all;
+  };
+  auto const chosen = trainable();
+  using Experts = std::pair<Index, Index>;
+  for (auto const& [begin, end] : {Experts{-5, 2}, {2, 1}, {0, 5}})
+    BOOST_TEST(complaint([&] {
+                 mf::train_experts(model, {.layer = 0}, begin, end);
+               }).starts_with("train experts: layer 0, feed-forward: expected active experts within 0 to 4, found "));
+  BOOST_TEST(complaint([&] { mf::train_experts(model, {.layer = 2}, 0, 1); }) ==
+             "train experts: expected a layer below 2, found 2");
+  BOOST_TEST((trainable() == chosen));
+  auto with_rows =
+      mf::prune(model, {{{0, 2}, {0, 1, 2}}, {{0, 1, 2, 3}, {0, 1, 2, 3}}}, mf::RemovedExperts::keep_rows).model;
+  BOOST_TEST(
+      complaint([&] { mf::train_experts(with_rows, {.layer = 0, .attention = true}, 0, 1); }) ==
+      "train experts: layer 0: expected a router without rows of removed experts, found 1; prune them away first");
+  mf::train_experts(with_rows, {.layer = 0}, 0, 1);
 }
 
 BOOST_AUTO_TEST_CASE(merged_experts_are_means) {
@@ -410,7 +473,8 @@ BOOST_AUTO_TEST_CASE(what_is_refused) {
   BOOST_TEST(complaint([&] {
                (void)mf::insert_experts(model, {.attention = 1, .initial = mf::NewExperts::copies_of_most_used});
              }) == "insert experts: expected the load of 4 routers to choose the most used by, found 0");
-  BOOST_TEST(complaint([&] { (void)mf::activate(model); }) == "activate: the model has no dormant experts");
+  BOOST_TEST(complaint([&] { (void)mf::activate(model); }) ==
+             "activate: the model has no dormant experts, which insert_experts makes");
   auto inserted = mf::insert_experts(model, {.feed_forward = 2});
   auto& grown = inserted.model;
   auto const& rows = inserted.rows;
@@ -433,4 +497,23 @@ BOOST_AUTO_TEST_CASE(what_is_refused) {
   auto const shared = Shared::random(1, settings);
   BOOST_TEST(complaint([&] { (void)mf::prune(shared, {{{1, 2, 3}, {0, 1, 2}}, {{0, 1, 2}, {0, 1, 2}}}); }) ==
              "surgery: layer 0, attention: expected the shared expert 0 to stay");
+  auto empty = use;
+  empty[2].tokens = 0;
+  BOOST_TEST(complaint([&] { (void)mf::keep_fraction(model, empty, 0.5); }).ends_with(": the summary is of no tokens"));
+  auto const rows_stay =
+      mf::prune(model, {{{0, 2}, {0, 1, 2}}, {{0, 1, 2, 3}, {0, 1, 2, 3}}}, mf::RemovedExperts::keep_rows).model;
+  auto const expert = mf::extract_expert(model, {.layer = 1}, 2);
+  std::string const rows_message = "without rows of removed experts, prune them away first";
+  for (auto const& message :
+       {complaint([&] { (void)mf::extract_expert(rows_stay, {.layer = 1}, 2); }),
+        complaint([&] { (void)mf::insert_expert(rows_stay, {.layer = 1}, 2, expert); }),
+        complaint([&] { (void)mf::merge(rows_stay, mf::ExpertMap::of(rows_stay.config()), use_of(rows_stay)); })})
+    BOOST_TEST(message.ends_with(rows_message), message);
+  BOOST_TEST(complaint([&] { (void)mf::insert_expert(grown, {.layer = 1}, 2, expert); }) ==
+             "insert expert: expected no dormant experts in layer 1, found 2");
+  BOOST_TEST(
+      complaint([&] {
+        (void)mf::prune(model, {{{2, 0}, {0, 1, 2}}, {{0, 1, 2, 3}, {0, 1, 2, 3}}}, mf::RemovedExperts::keep_rows);
+      }) ==
+      "surgery: layer 0, attention: expected experts in their order, new ones last, where rows of removed ones stay");
 }

@@ -4,7 +4,9 @@
 
 #include "training/support.hpp"
 
+#include <moduleformer/model/causal_lm.hpp>
 #include <moduleformer/modular/extract.hpp>
+#include <moduleformer/modular/freeze.hpp>
 #include <moduleformer/modular/insert.hpp>
 #include <moduleformer/modular/merge.hpp>
 

@@ -90,11 +90,12 @@ inline std::vector<RouteAgreement> compare_routes(RouteRecord const& a, RouteRec
     if (before < router.size.experts) sizes.back().experts = before;
   }
   a.expect_routers(sizes);
-  expects(a.size() == b.size() && a.size() > 0, "records of routes: expected the same batches, at least one, found ",
-          a.size(), " and ", b.size());
+  expects(a.size() == b.size() && a.size() > 0,
+          "records of routes: expected the same text in the same batches, at least one, found ", a.size(), " and ",
+          b.size(), " batches");
   for (std::size_t i = 0; i < a.batches.size(); ++i)
     expects(a.batches[i].text == b.batches[i].text, "records of routes: batch ", i,
-            " is of one text in the one, another in the other");
+            " is of one text in the one, another or the same cut differently in the other");
   std::vector<RouteAgreement> result;
   for (std::size_t r = 0; r < a.routers.size(); ++r) result.push_back(compare_routes(a.routers[r], b.routers[r]));
   return result;

@@ -68,15 +68,26 @@ struct ExpertLayer {
   bool attention = false;  // else feed-forward
 };
 
-/// Of a layer's experts [begin, end) train, weights and rows of the router, and no others of that layer and kind. Throws Error
-/// for experts that are not there or dormant.
+/// Of a layer's experts [begin, end) train, weights and rows of the router, and no others of that layer and kind.
+/// Throws Error for experts that are not there or dormant, and for a router with rows of removed experts; then nothing
+/// has changed.
 template <class M>
 void train_experts(M& model, ExpertLayer which, Index begin, Index end) {
+  Config const& config = model.config();
+  expects(which.layer >= 0 && which.layer < config.layers, "train experts: expected a layer below ", config.layers,
+          ", found ", which.layer);
+  Index const count = which.attention ? active_experts(config.attention, which.layer)
+                                      : active_experts(config.feed_forward, which.layer);
+  Index const removed =
+      which.attention ? config.attention.removed[which.layer] : config.feed_forward.removed[which.layer];
+  expects(begin >= 0 && begin <= end && end <= count, "train experts: layer ", which.layer, ", ",
+          which.attention ? "attention" : "feed-forward", ": expected active experts within 0 to ", count, ", found ",
+          begin, " to ", end);
+  expects(removed == 0, "train experts: layer ", which.layer,
+          ": expected a router without rows of removed experts, found ", removed, "; prune them away first");
   std::vector<bool> const by_expert = detail::segments_by_expert(model);
   SharedCounts const shared = model.transformer().shared_experts();
   Index const first = which.attention ? shared.attention : shared.feed_forward;
-  expects(which.layer >= 0 && which.layer < model.config().layers, "train experts: expected a layer below ",
-          model.config().layers, ", found ", which.layer);
   for (std::size_t i = 0; i < by_expert.size(); ++i) {
     auto const tensor = detail::ExpertTensor::parse(model.table()[i].name);
     if (!by_expert[i] || tensor.layer != which.layer || tensor.is_attention != which.attention) continue;

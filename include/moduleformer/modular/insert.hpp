@@ -21,8 +21,8 @@
 
 namespace moduleformer {
 
-/// What the weights of new experts start as: new draws, copies of those with the largest load (the next one for the next new
-/// one), or the mean of the layer's experts.
+/// What the weights of new experts start as: new draws, copies of those with the largest load (the next one for the
+/// next new one), or the mean of the layer's routed experts that take part.
 enum class NewExperts { fresh, copies_of_most_used, mean };
 
 struct InsertOptions {
@@ -37,25 +37,23 @@ struct InsertOptions {
 
 namespace detail {
 
-/// Sets new rows of one expert tensor from the old ones, in host memory. `order` are experts by falling load.
+/// Sets new rows of one expert tensor from those of the routed experts, in host memory.
 template <class A>
-void start_new_rows(NewExperts initial, std::vector<Index> const& experts, std::vector<Index> const& order, Index row_size,
-                    std::vector<A>& values) {
+void start_new_rows(NewExperts initial, std::vector<Index> const& experts, std::vector<Index> const& routed,
+                    Index row_size, std::vector<A>& values) {
   auto const row = [&](Index e) { return values.begin() + e * row_size; };
-  Index const old = std::count_if(experts.begin(), experts.end(), [](Index e) { return e != new_expert; });
   Index made = 0;
   for (std::size_t e = 0; e < experts.size(); ++e) {
     if (experts[e] != new_expert) continue;
     auto const to = row(static_cast<Index>(e));
     if (initial == NewExperts::copies_of_most_used) {
-      std::copy_n(row(order[static_cast<std::size_t>(made++) % order.size()]), row_size, to);
+      std::copy_n(row(routed[static_cast<std::size_t>(made++) % routed.size()]), row_size, to);
       continue;
     }
     for (Index i = 0; i < row_size; ++i) {
       double sum = 0;
-      for (std::size_t from = 0; from < experts.size(); ++from)
-        if (experts[from] != new_expert) sum += static_cast<double>(row(static_cast<Index>(from))[i]);
-      to[i] = static_cast<A>(sum / static_cast<double>(old));
+      for (Index const from : routed) sum += static_cast<double>(row(from)[i]);
+      to[i] = static_cast<A>(sum / static_cast<double>(routed.size()));
     }
   }
 }
@@ -86,7 +84,7 @@ Operated<Resizable<M>> insert_experts(M const& model, InsertOptions const& optio
   bool const copies = options.initial == NewExperts::copies_of_most_used;
   SharedCounts const shared = model.transformer().shared_experts();
   ExpertMap map = ExpertMap::of(config);
-  std::vector<std::vector<Index>> orders;
+  std::vector<std::vector<Index>> orders;  // of each router, its experts by falling load
   std::vector<Index> dormant_attention, dormant_feed_forward;
   expects(!copies || options.load.size() == static_cast<std::size_t>(2 * config.layers), "insert experts: expected the load of ",
           2 * config.layers, " routers to choose the most used by, found ", options.load.size());
@@ -100,9 +98,8 @@ Operated<Resizable<M>> insert_experts(M const& model, InsertOptions const& optio
     grow(map.attention[static_cast<std::size_t>(i)], options.attention, config.attention.dormant[i], dormant_attention);
     grow(map.feed_forward[static_cast<std::size_t>(i)], options.feed_forward, config.feed_forward.dormant[i],
          dormant_feed_forward);
-    if (!copies) continue;
     auto const order = [&](std::size_t router, Index routed, Index first) {
-      auto const& load = options.load[router];
+      auto const load = copies ? options.load[router] : std::vector<double>(static_cast<std::size_t>(routed));
       expects(load.size() == static_cast<std::size_t>(routed), "insert experts: router ", router, ": expected the load of ",
               routed, " experts, found ", load.size());
       orders.push_back(detail::by_load(load, first));
@@ -124,7 +121,7 @@ Operated<Resizable<M>> insert_experts(M const& model, InsertOptions const& optio
     host.resize(static_cast<std::size_t>(segment.size()));
     to_host(backend, result.model.values(i), host.data());
     auto const router = static_cast<std::size_t>(2 * tensor.layer + (tensor.is_attention ? 0 : 1));
-    detail::start_new_rows(options.initial, rows, copies ? orders[router] : std::vector<Index>{}, segment.row_size(), host);
+    detail::start_new_rows(options.initial, rows, orders[router], segment.row_size(), host);
     from_host(backend, static_cast<A const*>(host.data()), result.model.writable(i));
   }
   result.model.refresh(backend);
@@ -136,7 +133,7 @@ template <class M>
 Operated<Resizable<M>> activate(M const& model) {
   Config const& config = model.config();
   expects(config.attention.dormant.largest() > 0 || config.feed_forward.dormant.largest() > 0,
-          "activate: the model has no dormant experts");
+          "activate: the model has no dormant experts, which insert_experts makes");
   return with_experts(model, ExpertMap::of(config), {.removed = RemovedExperts::keep_rows});
 }
 
