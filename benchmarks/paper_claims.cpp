@@ -32,6 +32,7 @@ void write_claims(ClaimOptions const& o) {
   table("Specialisation: bits per byte of " + o.task + ", experts kept of all in the model", report.specialisation("model"), 1);
   table("Specialisation: bits per byte of " + o.task + ", experts kept of each router", report.specialisation("layer"), 1);
   table("Specialised models with fewer experts", report.pruned_speed(), 1);
+  if (!report.timed_with().empty()) text += report.timed_with() + "\n";
   fmt::print("\n{}", text);
   if (report.maker().sources != MODULEFORMER_SOURCES) fmt::print("Of commit {}, sources {}.\n", report.maker().commit, report.maker().sources);
   mf::write_file(o.out / "tables.md", text);

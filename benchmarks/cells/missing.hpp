@@ -15,18 +15,17 @@
 
 namespace bench {
 
-/// Makes the cells of `all` whose results are missing, in order. A cell has name(), file(options), run(options), the
-/// folder of a run that was stopped, and, through run(cell) -> Result, a result; estimate(cell) guesses its seconds
-/// while none has been timed.
+/// Makes the cells of `all` whose results are missing, in order. A cell has name(), settings(options), file(options),
+/// run(options), the folder of a run that was stopped, and, through run(cell) -> Result, a result; estimate(cell)
+/// guesses its seconds while none has been timed.
 template <class Result, class Options, class Cell, class Run, class Estimate>
 void make_missing(Options const& o, std::vector<Cell> const& all, std::string const& what, Run const& run,
                   Estimate const& estimate) {
-  std::string const settings = o.settings();
   std::vector<Cell> missing;
   double spent = 0;
   std::size_t timed = 0;
   for (Cell const& cell : all) {
-    auto const made = read_result<Result>(settings, cell.file(o));
+    auto const made = read_result<Result>(cell.settings(o), cell.file(o));
     if (!made || !made->by_this_program()) missing.push_back(cell);
     else if (made->seconds > 0) spent += made->seconds, ++timed;
   }
@@ -41,7 +40,7 @@ void make_missing(Options const& o, std::vector<Cell> const& all, std::string co
     Result const result = run(missing[i]);
     spent += now() - begin;
     ++timed;
-    write_result(settings, missing[i].file(o), result, now() - begin);
+    write_result(missing[i].settings(o), missing[i].file(o), result, now() - begin);
     std::filesystem::remove_all(missing[i].run(o));
   }
 }

@@ -44,6 +44,12 @@ struct ClaimCell {
   /// Where a stopped run goes on.
   [[nodiscard]] std::filesystem::path run(ClaimOptions const& o) const { return o.out / (name() + ".run"); }
   [[nodiscard]] std::filesystem::path model(ClaimOptions const& o) const { return o.out / (name() + ".model"); }
+  /// All that its result depends on, beside the sources.
+  [[nodiscard]] std::string settings(ClaimOptions const& o) const {
+    std::string text = o.settings() + "; " + recipe->settings();
+    if (auto const from = base()) text += " from " + from->recipe->settings();
+    return text;
+  }
   /// The cell whose model it starts from.
   [[nodiscard]] std::optional<ClaimCell> base() const {
     if (recipe->base.empty()) return {};

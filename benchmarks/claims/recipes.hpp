@@ -7,6 +7,8 @@
 #include <moduleformer/model/dense_baseline.hpp>
 #include <moduleformer/training/router_guard.hpp>
 
+#include <fmt/core.h>
+
 #include <algorithm>
 #include <array>
 #include <string>
@@ -32,6 +34,13 @@ struct Recipe {
   double concentration = 0;   // weight of the loss
   bool pools = false;         // document pools
   std::string_view what;
+
+  /// All that a result depends on.
+  [[nodiscard]] std::string settings() const {
+    return fmt::format("{} stage {} width {} pace {}{} l2 {} kl {} concentration {}{}", name, static_cast<int>(stage),
+                       width, pace, only_new ? " only new" : "", guard.l2, guard.kl, concentration,
+                       pools ? " pools" : "");
+  }
 };
 
 inline constexpr std::array recipes{

@@ -23,21 +23,34 @@ class ClaimReport {
   /// Results of this program, or, for a report alone, those that one other program made.
   explicit ClaimReport(ClaimOptions const& o) : o_(o) {
     for (ClaimCell const& cell : claim_cells(o))
-      if (auto made = read_result<ClaimResult>(o.settings(), cell.file(o)); made && (o.report_only || made->by_this_program())) {
+      if (auto made = read_result<ClaimResult>(cell.settings(o), cell.file(o));
+          made && (o.report_only || made->by_this_program())) {
         maker_.expect_same(*made, o.out.string() + ": " + cell.name());
         results_[std::string(cell.recipe->name)].push_back(std::move(made->result));
       }
     mf::expects(!results_.empty(), o.out.string(), ": no cell of these settings is done");
-    if (auto made = read_result<std::vector<ModelSpeed>>(o.settings(), speed_file(o))) speeds_ = std::move(made->result);
+    if (std::filesystem::exists(speed_file(o))) {
+      auto made = read_result<Speeds>(o.settings(), speed_file(o));
+      mf::expects(made.has_value(), speed_file(o).string(),
+                  ": expected timings of these settings, found others; --speed makes them anew");
+      maker_.expect_same(*made, speed_file(o).string());
+      speeds_ = std::move(made->result);
+    }
     for (std::size_t d = 0; d < o.domains.size(); ++d)
       (o.domains[d].name == o.learnt ? learnt_ : old_.emplace_back()) = d;
   }
 
   [[nodiscard]] Maker const& maker() const { return maker_; }
+  /// What the timings were made with; empty if there are none.
+  [[nodiscard]] std::string timed_with() const {
+    return speeds_.models.empty()
+               ? ""
+               : fmt::format("Timings: models of seed {}, {}.", speeds_.seed, thread_text(speeds_.threads));
+  }
 
   [[nodiscard]] Rows efficiency() const {
-    Rows rows{{"model", "what it is", "seeds", "parameters", "active", "bits per byte", "less modular", "forward, tokens/s", "decode, batch 1",
-               "batch 8", "resident, MB"}};
+    Rows rows{{"model", "what it is", "seeds", "parameters", "active", "bits per byte", "less modular",
+               "forward, tokens/s", "decode, batch 1", "batch 8", "memory, MB"}};
     for (Recipe const& recipe : recipes) {
       auto const* const all = of(recipe, Stage::first);
       if (all == nullptr) continue;
@@ -116,9 +129,9 @@ class ClaimReport {
   }
 
   [[nodiscard]] Rows pruned_speed() const {
-    Rows rows{{"model", "kept", "parameters", "folder, MB", "load to first token, ms", "forward, tokens/s", "decode, batch 1", "batch 8",
-               "resident, MB"}};
-    for (ModelSpeed const& s : speeds_) {
+    Rows rows{{"model", "kept", "parameters", "folder, MB", "load to first token, ms", "forward, tokens/s",
+               "decode, batch 1", "batch 8", "memory, MB"}};
+    for (ModelSpeed const& s : speeds_.models) {
       if (find_recipe(s.name).stage != Stage::specialise) continue;
       auto& row = rows.emplace_back(
           std::vector<std::string>{s.name, fmt::format("{:.0f} %", 100 * s.kept), fmt::format("{}", s.parameters),
@@ -130,7 +143,7 @@ class ClaimReport {
 
   /// Held-out bits against the speed of a forward, or against active parameters where no speed was measured.
   [[nodiscard]] mf::LinePlot efficiency_plot() const {
-    bool const timed = !speeds_.empty();
+    bool const timed = !speeds_.models.empty();
     mf::LinePlot plot{"Efficiency: held-out text of what was trained on", timed ? "thousand tokens/s, forward" : "million active parameters",
                       "bits per byte", {{"dense", {}, {}}, {"modular", {}, {}}}, true};
     for (Recipe const& recipe : recipes) {
@@ -212,8 +225,9 @@ class ClaimReport {
     return result == found->second.end() ? nullptr : &*result;
   }
   [[nodiscard]] ModelSpeed const* find_speed(std::string const& name, double kept) const {
-    auto const found = std::ranges::find_if(speeds_, [&](ModelSpeed const& s) { return s.name == name && s.kept == kept; });
-    return found == speeds_.end() ? nullptr : &*found;
+    auto const found =
+        std::ranges::find_if(speeds_.models, [&](ModelSpeed const& s) { return s.name == name && s.kept == kept; });
+    return found == speeds_.models.end() ? nullptr : &*found;
   }
   static Pruned const& pruned(ClaimResult const& r, std::string const& by, double kept) {
     auto const found = std::ranges::find_if(r.pruned, [&](Pruned const& p) { return p.by == by && p.kept == kept; });
@@ -245,7 +259,10 @@ class ClaimReport {
   static void add_speed(std::vector<std::string>& row, ModelSpeed const* speed) {
     if (speed == nullptr) return row.resize(row.size() + 4);
     for (Timing const& timing : {speed->forward, speed->decode_1, speed->decode_8}) row.push_back(text_of(timing, 0));
-    row.push_back(text_of(speed->resident_megabytes, 1));
+    row.push_back(text_of(speed->memory_megabytes, 1));
+  }
+  static std::string thread_text(int threads) {
+    return threads == 1 ? "one thread" : threads == 0 ? "all threads" : fmt::format("{} threads", threads);
   }
   static std::string text_of(Timing const& timing, int digits) {
     return fmt::format("{:.{}f} ±{:.{}f}", timing.median, digits, timing.spread, digits);
@@ -254,7 +271,7 @@ class ClaimReport {
   ClaimOptions const& o_;
   Maker maker_;
   std::map<std::string, Results> results_;
-  std::vector<ModelSpeed> speeds_;
+  Speeds speeds_;
   std::vector<std::size_t> old_;
   std::size_t learnt_ = 0;
 };

@@ -27,7 +27,8 @@ def command(folder, *more):
              "--ffn-hidden 16 --new-attention 1 --new-ffn 2 --tokens 640 --tune-tokens 320 --held-out 0.1 --seeds 1")
     options = dict(zip(small.split()[::2], small.split()[1::2]))
     small = [word for option, value in options.items() if option not in more for word in (option, value)]
-    return [program, *small, "--threads", "1", *(x for t in texts for x in ("--data", t)), *more]
+    threads = () if "--threads" in more else ("--threads", "1")
+    return [program, *small, *threads, *(x for t in texts for x in ("--data", t)), *more]
 
 
 def run(folder, *more):
@@ -78,11 +79,12 @@ with tempfile.TemporaryDirectory() as name:
 
     speed = run(folder, "--speed", "--recipes", "modular,dense,task-concentration", "--out", str(folder / "whole"))
     expect(speed.returncode == 0, speed.stderr)
-    measured = json.loads((folder / "whole" / "speed.json").read_text())["result"]
+    timed = lambda: json.loads((folder / "whole" / "speed.json").read_text())["result"]
+    measured = timed()["models"]
     timings = ("decode_1", "decode_8", "forward", "load_milliseconds")
-    expect(len(measured) == 9 and all(s[t]["median"] > s[t]["spread"] >= 0 for s in measured for t in timings), measured)
+    expect(len(measured) == 9 and all(s[t]["median"] > 0 and s[t]["spread"] >= 0 for s in measured for t in timings), measured)
     again = run(folder, "--speed", "--recipes", "dense,dense-1.5", "--out", str(folder / "whole"))
-    more = json.loads((folder / "whole" / "speed.json").read_text())["result"]
+    more = timed()["models"]
     expect(again.returncode == 0 and {s["name"] for s in more} == {"modular", "dense", "dense-1.5", "task-concentration"} and len(more) == 10, more)
     expect([s for s in more if s["name"] == "modular"] == [s for s in measured if s["name"] == "modular"], "figures of other models stay")
     cell = folder / "whole" / "dense-seed1.json"
@@ -91,6 +93,11 @@ with tempfile.TemporaryDirectory() as name:
     foreign = run(folder, "--speed", "--recipes", "dense", "--out", str(folder / "whole"))
     expect(foreign.returncode != 0 and "dense-seed1.json: expected a result of these settings and of this program" in foreign.stderr, foreign.stderr)
     cell.write_text(good)
+    apart = run(folder, "--speed", "--recipes", "dense", "--threads", "2", "--out", str(folder / "whole"))
+    expect(apart.returncode == 0 and timed()["threads"] == 2 and [s["name"] for s in timed()["models"]] == ["dense"], "timings of other threads do not mix")
+    (folder / "whole" / "speed.json").write_text(json.dumps({"identity": "sources x; old", "commit": "x", "result": []}))
+    old = run(folder, "--report", "--out", str(folder / "whole"))
+    expect(old.returncode != 0 and "speed.json: expected timings of these settings" in old.stderr, old.stderr)
 
     # What another run left in the folder of a run is removed, even if no model could be loaded from it.
     left = folder / "left" / "modular-seed1.run"

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT
 #pragma once
-// What a model costs that is used: loading, forward and decoding tokens per second, resident memory. Each model is measured in a
-// process of its own, all in turn in several rounds, so that a machine that changes its pace does so for all. Worth something on a
-// quiet machine only, so apart from the cells.
+// What a model costs that is used: loading, forward and decoding tokens per second, memory. Each model is measured in a
+// process of its own, all in turn in several rounds, so that a machine that changes its pace does so for all. Worth
+// something on a quiet machine only, so apart from the cells.
 
 #include "claims/training.hpp"
 
@@ -10,6 +10,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cstdint>
 #include <cstdio>
 #include <fstream>
 #include <memory>
@@ -29,14 +30,23 @@ struct ModelSpeed {
   Index parameters = 0, active_parameters = 0;
   double file_megabytes = 0;
   Timing load_milliseconds{};     // to the first token of a sequence, weights mapped
-  Timing resident_megabytes{};    // of the process after decoding at batch 1
+  Timing memory_megabytes{};      // that became resident by loading and decoding at batch 1
   Timing decode_1{}, decode_8{};  // tokens/s of continuations of one text, and of eight different ones
   Timing forward{};               // tokens/s of 8 windows
 };
 
 NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(Timing, median, spread)
-NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(ModelSpeed, name, kept, parameters, active_parameters, file_megabytes, load_milliseconds,
-                                   resident_megabytes, decode_1, decode_8, forward)
+NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(ModelSpeed, name, kept, parameters, active_parameters, file_megabytes,
+                                   load_milliseconds, memory_megabytes, decode_1, decode_8, forward)
+
+/// Timings that may stand in one table.
+struct Speeds {
+  int threads = 0;
+  std::uint64_t seed = 0;  // of the models
+  std::vector<ModelSpeed> models{};
+};
+
+NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(Speeds, threads, seed, models)
 
 namespace detail {
 
@@ -55,13 +65,15 @@ inline double folder_megabytes(std::filesystem::path const& folder) {
 
 }  // namespace detail
 
-/// In a process that has done nothing else, on held-out text of the first domain: its windows forward, the beginnings
-/// of windows that lie far apart as prompts.
+/// In a process that has done nothing else, on held-out text of the first domain: its first windows forward, and the
+/// beginnings of these as prompts. Throws Error if there are fewer than eight.
 inline ModelSpeed measure_model(std::filesystem::path const& folder, ClaimOptions const& o) {
   constexpr Index most = 8, prompt = 16;
   mf::ByteBatches const text(o.domains.front().file, {.rows = most, .tokens = o.window, .held_out = o.held_out});
   mf::Batch batch;
   text.held_out().read(0, batch);
+  mf::expects(batch.rows == most, "--measure: expected at least ", most, " windows of held-out text, found ",
+              batch.rows);
   std::vector<std::vector<mf::TokenId>> prompts;
   for (Index row = 0; row < batch.rows; ++row) {
     auto const first = batch.ids.begin() + row * o.window;
@@ -69,12 +81,10 @@ inline ModelSpeed measure_model(std::filesystem::path const& folder, ClaimOption
   }
   ModelSpeed speed;
   auto const decode = [&](Model const& model, Index sequences, Index tokens) {
-    std::vector<std::vector<mf::TokenId>> const some(prompts.begin(),
-                                                     prompts.begin() + std::min(sequences, batch.rows));
+    std::vector<std::vector<mf::TokenId>> const some(prompts.begin(), prompts.begin() + sequences);
     (void)mf::generate(model, some, {.max_new_tokens = tokens, .temperature = 0, .threads = o.threads});
-    return static_cast<Index>(some.size()) * tokens;
   };
-  double const begin = now();
+  double const before = detail::resident_megabytes(), begin = now();
   Model const model = mf::load<Model>(folder);
   decode(model, 1, 1);
   speed.load_milliseconds.median = 1e3 * (now() - begin);
@@ -83,12 +93,11 @@ inline ModelSpeed measure_model(std::filesystem::path const& folder, ClaimOption
   speed.active_parameters = counts.active_parameters;
   speed.file_megabytes = detail::folder_megabytes(folder);
   auto const rate = [&](Index sequences) {
-    Index tokens = 0;
-    double const seconds = median_seconds(5, [&] { tokens = decode(model, sequences, 128); });
-    return static_cast<double>(tokens) / seconds;
+    constexpr Index tokens = 128;
+    return static_cast<double>(sequences * tokens) / median_seconds(5, [&] { decode(model, sequences, tokens); });
   };
   speed.decode_1.median = rate(1);
-  speed.resident_megabytes.median = detail::resident_megabytes();
+  speed.memory_megabytes.median = detail::resident_megabytes() - before;
   speed.decode_8.median = rate(most);
   mf::Session session{model, {.threads = o.threads}};
   speed.forward.median =
@@ -126,7 +135,7 @@ inline std::vector<ModelSpeed> measure_speeds(ClaimOptions const& o) {
   std::vector<Candidate> candidates;
   for (ClaimCell const& cell : claim_cells(o)) {
     if (cell.seed != o.seeds.front() || !std::filesystem::exists(cell.model(o))) continue;
-    auto const made = read_result<ClaimResult>(o.settings(), cell.file(o));
+    auto const made = read_result<ClaimResult>(cell.settings(o), cell.file(o));
     mf::expects(
         made && made->by_this_program(), "--speed: ", cell.file(o).string(),
         ": expected a result of these settings and of this program, found none or another; its model is not measured");
@@ -149,8 +158,8 @@ inline std::vector<ModelSpeed> measure_speeds(ClaimOptions const& o) {
     ModelSpeed& speed = result.emplace_back(c.rounds.front());
     speed.name = c.name;
     speed.kept = c.kept;
-    for (auto const number : {&ModelSpeed::load_milliseconds, &ModelSpeed::resident_megabytes, &ModelSpeed::decode_1, &ModelSpeed::decode_8,
-                              &ModelSpeed::forward}) {
+    for (auto const number : {&ModelSpeed::load_milliseconds, &ModelSpeed::memory_megabytes, &ModelSpeed::decode_1,
+                              &ModelSpeed::decode_8, &ModelSpeed::forward}) {
       std::vector<double> values;
       for (ModelSpeed const& r : c.rounds) values.push_back((r.*number).median);
       auto const [least, largest] = std::ranges::minmax(values);
@@ -160,14 +169,16 @@ inline std::vector<ModelSpeed> measure_speeds(ClaimOptions const& o) {
   return result;
 }
 
-/// Measures, and puts the figures in the place of older ones of the same models; other models keep theirs.
+/// Measures, and puts the figures in the place of older ones of the same models; other models keep theirs, if they were
+/// timed alike.
 inline void write_speeds(ClaimOptions const& o) {
-  auto speeds = measure_speeds(o);
-  if (auto const before = read_result<std::vector<ModelSpeed>>(o.settings(), speed_file(o));
-      before && before->by_this_program())
-    for (ModelSpeed const& old : before->result) {
+  Speeds speeds{o.threads, o.seeds.front(), measure_speeds(o)};
+  auto const before = read_result<Speeds>(o.settings(), speed_file(o));
+  if (before && before->by_this_program() && before->result.threads == speeds.threads &&
+      before->result.seed == speeds.seed)
+    for (ModelSpeed const& old : before->result.models) {
       auto const same = [&](ModelSpeed const& s) { return s.name == old.name && s.kept == old.kept; };
-      if (std::ranges::none_of(speeds, same)) speeds.push_back(old);
+      if (std::ranges::none_of(speeds.models, same)) speeds.models.push_back(old);
     }
   write_result(o.settings(), speed_file(o), speeds);
 }

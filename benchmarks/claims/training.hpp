@@ -34,7 +34,7 @@ inline std::vector<mf::RouterSummary> use_on_task(ClaimOptions const& o, ClaimCe
 class ClaimRun {
  public:
   ClaimRun(ClaimOptions const& o, ClaimCell const& cell)
-      : o_(o), cell_(cell), recipe_(*cell.recipe), folder_(cell.run(o), identity(o.settings()), o.save_every) {}
+      : o_(o), cell_(cell), recipe_(*cell.recipe), folder_(cell.run(o), identity(cell.settings(o)), o.save_every) {}
 
   /// Seconds of the whole cell by those of some steps of a first training.
   double estimate_seconds() const {
@@ -108,7 +108,7 @@ class ClaimRun {
   /// The model that the recipe's base left.
   [[nodiscard]] Model base_model() const {
     ClaimCell const base = *cell_.base();
-    auto const made = read_result<ClaimResult>(o_.settings(), base.file(o_));
+    auto const made = read_result<ClaimResult>(base.settings(o_), base.file(o_));
     mf::expects(made && made->by_this_program() && std::filesystem::exists(base.model(o_)), cell_.name(), ": expected ", base.name(),
                 " to be done before");
     return mf::load<Model>(base.model(o_), {.map = false});

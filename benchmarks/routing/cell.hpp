@@ -51,6 +51,8 @@ struct Cell {
   Variant const* variant = nullptr;
   std::uint64_t seed = 0;
   [[nodiscard]] std::string name() const { return fmt::format("{}-{}", variant->name, seed); }
+  /// All that its result depends on, beside the sources.
+  [[nodiscard]] std::string settings(RoutingOptions const& o) const { return o.settings(); }
   [[nodiscard]] std::filesystem::path file(RoutingOptions const& o) const { return o.out / (name() + ".json"); }
   /// Where a stopped run goes on.
   [[nodiscard]] std::filesystem::path run(RoutingOptions const& o) const { return o.out / (name() + ".run"); }
