@@ -95,6 +95,7 @@ class LanguageModel {
   [[nodiscard]] virtual std::unique_ptr<LanguageModel> training_new() const = 0;
   /// Only tensors of this pattern train. Throws Error if no name is of it.
   virtual void train_only(std::string const& pattern) = 0;
+  /// And over what it runs.
   virtual void set_routing_loss(moduleformer::dynamic_policies const& with_loss, double weight) = 0;
   /// Writes an expert; reads one and takes it in.
   virtual void extract(ExpertFile const& to) const = 0;

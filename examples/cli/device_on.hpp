@@ -117,6 +117,7 @@ class LanguageModelOn final : public LanguageModel {
   }
   void set_routing_loss(moduleformer::dynamic_policies const& with_loss, double weight) override {
     model_.policies().routing_loss = with_loss.routing_loss;
+    model_.policies().statistics = with_loss.statistics;
     moduleformer::Settings settings = model_.settings();
     settings.aux_loss_weight = weight;
     model_.set_settings(settings);

@@ -74,6 +74,9 @@ class Surgery(support.ProgramTest):
         self.refuse(1, "expected one of feed-forward, found one of attention", *into, "expert.safetensors")
         self.refuse(1, "expert: layer 1, attention: expected a routed expert from 0 to 4, found 9", *into[:-2], 9, "--kind", "attention",
                     "--expert", "expert.safetensors")
+        self.run_program("extract", "--model", "model", "--layer", 0, "--expert", 0, "--out", "gelu.safetensors")
+        self.train("relu", 2, "--no-eval", "--activation", "relu")
+        self.refuse(1, "expected activation relu", "insert", "--model", "relu", "--out", "no", "--layer", 0, "--at", 1, "--expert", "gelu.safetensors")
         self.train("wide", 2, "--no-eval", "--attention-hidden", 32)
         self.refuse(1, "tensor 'experts.weight'", *into[:2], "wide", *into[3:], "expert.safetensors", "--kind", "attention")
         self.refuse(1, "absent", *into, "absent")
@@ -110,6 +113,9 @@ class Surgery(support.ProgramTest):
         self.refuse(1, "no tensor is called *.nothing", *no, "--train", "*.nothing")
         self.refuse(2, "--loss-numbers: expected with --routing-loss", *no, "--loss-numbers", "z_weight=0.5")
         self.run_program(*tune, "--model", "routers", "--out", "again", "--routing-loss", "switch", "--no-eval")
+        # A loss that statistics of more than a micro-batch mean nothing to.
+        self.train("streaming", 2, "--no-eval", "--statistics", "streaming")
+        self.run_program(*tune, "--model", "streaming", "--out", "without", "--routing-loss", "none", "--no-eval")
         weight = lambda folder: json.loads((self.path / folder / "config.json").read_text())["aux_loss_weight"]
         self.assertEqual((weight("routers"), weight("again")), (0.1, 0.1))
         self.refuse(2, "expected --train new", *no, "--kl", 1, "--old-data", self.text)

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 // One expert apart from its model: its two matrices and its row of the router. It is a state, which io/ writes to a small file
-// and reads back (write_state_file, read_state), and fits models of the same sizes and kind of router:
+// and reads back (write_state_file, read_state), and fits models of the same sizes, activation and kind of router:
 //
 //   auto const expert = mf::extract_expert(model, {.layer = 1}, 7);
 //   auto [other, rows] = mf::insert_expert(copy, {.layer = 1}, 7, expert);   // becomes expert 7, those from 7 on move up
@@ -28,7 +28,7 @@ struct ExpertParameters {
     std::vector<S> values{};
   };
   std::string kind{};  // "attention" or "feed-forward"
-  std::string sizes{}; // of its tensors
+  std::string sizes{}; // of its tensors; before them the activation, if it has one
   std::vector<Tensor> tensors{};
 
   template <class Self, class Visitor>
@@ -78,6 +78,7 @@ template <class M>
 ExpertParameters<typename M::Accumulator> empty_expert(M const& model, ExpertLayer which) {
   ExpertParameters<typename M::Accumulator> result;
   result.kind = which.attention ? "attention" : "feed-forward";
+  if (!which.attention) result.sizes = "activation " + std::string(policy_name(model.policies().activation));
   for_expert_rows(model, which, 0, [&](std::size_t i, std::string const& name, Index) {
     auto const& s = model.table()[i];
     std::vector<Index> const shape(s.shape.begin() + 1, s.shape.end());
@@ -107,7 +108,7 @@ ExpertParameters<typename M::Accumulator> extract_expert(M const& model, ExpertL
 }
 
 /// The model with this expert as number `index` of the layer, those from there on one further; it takes part. Throws Error for
-/// an expert of other sizes or kind, an index beyond the routed experts, and where experts are dormant.
+/// an expert of other sizes, kind or activation, an index beyond the routed experts, and where experts are dormant.
 template <class M>
 Operated<Resizable<M>> insert_expert(M const& model, ExpertLayer which, Index index,
                                      ExpertParameters<typename M::Accumulator> const& expert) {
