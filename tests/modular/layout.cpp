@@ -3,8 +3,10 @@
 #include <moduleformer/backend/cpu.hpp>
 #include <moduleformer/io/checkpoint.hpp>
 #include <moduleformer/model/causal_lm.hpp>
+#include <moduleformer/modular/freeze.hpp>
 #include <moduleformer/modular/insert.hpp>
 #include <moduleformer/modular/prune.hpp>
+#include <moduleformer/training/trainer.hpp>
 
 #include "io/model_folder.hpp"
 
@@ -85,4 +87,45 @@ BOOST_AUTO_TEST_CASE(what_the_published_layout_cannot_say_is_in_our_key) {
   check(mf::prune(model, first_experts(model, true)).model, "n_mlp_experts");
   check(mf::insert_experts(model, {.attention = 2}).model, "dormant_att_experts");
   check(mf::prune(model, first_experts(model, false), mf::RemovedExperts::keep_rows).model, "removed_mlp_experts");
+}
+
+/// New experts that learn, stopped and resumed: the bits of a run that was not.
+BOOST_AUTO_TEST_CASE(a_partly_frozen_run_resumes) {
+  auto const [grown, rows] = mf::insert_experts(golden(), {.attention = 1, .feed_forward = 2, .seed = 4});
+  auto const batch = [](Index step) {
+    mf::Batch result{.rows = 1, .tokens = 6, .ids = {1, 2, 3, 4, 5, 6}};
+    for (auto& id : result.ids) id = (id + 3 * static_cast<mf::TokenId>(step)) % 20;
+    result.targets = result.ids;
+    return result;
+  };
+  auto const run = [&](auto& trainer, Index until) {
+    while (trainer.steps() < until) trainer.step(batch(trainer.steps()));
+  };
+  mf::AdamW const optimizer{.learning_rate = 1e-2};
+  Model whole = mf::activate(grown).model;
+  mf::train_only_new(whole, rows);
+  mf::Trainer uninterrupted{whole, optimizer};
+  run(uninterrupted, 6);
+
+  TemporaryFolder const folder;
+  {
+    Model model = mf::activate(grown).model;
+    mf::train_only_new(model, rows);
+    mf::Trainer trainer{model, optimizer};
+    run(trainer, 3);
+    mf::save(model, folder / "half", {}, trainer);
+  }
+  Model resumed = mf::load<Model>(folder / "half", {.map = false});
+  {
+    // All rows train in a model as loaded: that is another run.
+    mf::Trainer trainer{resumed, optimizer};
+    BOOST_CHECK_THROW(mf::load_state(folder / "half", resumed, trainer), mf::Error);
+  }
+  mf::train_only_new(resumed, rows);
+  mf::Trainer trainer{resumed, optimizer};
+  mf::load_state(folder / "half", resumed, trainer);
+  BOOST_TEST(trainer.steps() == 3);
+  run(trainer, 6);
+  BOOST_TEST((logits(resumed) == logits(whole)));
+  BOOST_TEST(!(logits(resumed) == logits(mf::activate(grown).model)));
 }
