@@ -389,9 +389,9 @@ BOOST_AUTO_TEST_CASE(patterns) {
   };
   auto const chosen = trainable();
   using Experts = std::pair<Index, Index>;
-  for (auto const& [begin, end] : {Experts{-5, 2}, {2, 1}, {0, 5}})
+  for (Experts const& range : {Experts{-5, 2}, {2, 1}, {0, 5}})
     BOOST_TEST(complaint([&] {
-                 mf::train_experts(model, {.layer = 0}, begin, end);
+                 mf::train_experts(model, {.layer = 0}, range.first, range.second);
                }).starts_with("train experts: layer 0, feed-forward: expected active experts within 0 to 4, found "));
   BOOST_TEST(complaint([&] { mf::train_experts(model, {.layer = 2}, 0, 1); }) ==
              "train experts: expected a layer below 2, found 2");
