@@ -24,11 +24,10 @@ def expect(condition, what):
 def command(folder, *more):
     texts = [f"{name}={folder / name}.txt" for name in ("one", "two", "three")]
     small = ("--rows 2 --window 16 --hidden 16 --layers 1 --heads 2 --router-hidden 4 --attention-experts 3 --attention-hidden 16 --ffn-experts 4 "
-             "--ffn-hidden 16 --new-attention 1 --new-ffn 2 --tokens 640 --tune-tokens 320 --held-out 0.1 --seeds 1")
+             "--ffn-hidden 16 --new-attention 1 --new-ffn 2 --tokens 640 --tune-tokens 320 --held-out 0.1 --seeds 1 --threads 1")
     options = dict(zip(small.split()[::2], small.split()[1::2]))
     small = [word for option, value in options.items() if option not in more for word in (option, value)]
-    threads = () if "--threads" in more else ("--threads", "1")
-    return [program, *small, *threads, *(x for t in texts for x in ("--data", t)), *more]
+    return [program, *small, *(x for t in texts for x in ("--data", t)), *more]
 
 
 def run(folder, *more):

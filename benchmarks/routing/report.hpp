@@ -86,12 +86,13 @@ inline std::vector<PolicyResults> collect(RoutingOptions const& o, Maker& maker)
   std::vector<PolicyResults> all;
   for (auto const& name : o.policies) {
     PolicyResults policy{&find_variant(name)};
-    for (auto const seed : o.seeds)
-      if (auto made = read_result<CellResult>(o.settings(), Cell{policy.variant, seed}.file(o));
-          made && (o.report_only || made->by_this_program())) {
-        maker.expect_same(*made, fmt::format("{}: {}, seed {}", o.out.string(), name, seed));
-        policy.seeds.push_back(std::move(made->result));
-      }
+    for (auto const seed : o.seeds) {
+      Cell const cell{policy.variant, seed};
+      auto made = read_result<CellResult>(cell.settings(o), cell.file(o));
+      if (!made || !(o.report_only || made->by_this_program())) continue;
+      maker.expect_same(*made, fmt::format("{}: {}, seed {}", o.out.string(), name, seed));
+      policy.seeds.push_back(std::move(made->result));
+    }
     if (auto made = read_result<SpeedResult>(o.settings(), speed_file(o, *policy.variant))) policy.speed = std::move(made->result);
     if (!policy.seeds.empty()) all.push_back(std::move(policy));
   }

@@ -20,7 +20,7 @@ namespace bench {
 class CellRun {
  public:
   CellRun(RoutingOptions const& o, Cell const& cell)
-      : o_(o), cell_(cell), texts_(o.texts(cell.seed)), folder_(cell.run(o), identity(o.settings()), o.save_every) {
+      : o_(o), cell_(cell), texts_(o.texts(cell.seed)), folder_(cell.run(o), identity(cell.settings(o)), o.save_every) {
     cell.variant->choose(routing_);
   }
 

@@ -62,6 +62,7 @@ class Finetune {
                                {"routing-loss", "loss-numbers", "aux-loss-weight", "rows", "window", "steps", "accumulate", "held-out",
                                 "schedule", "rate", "warmup", "decay", "floor", "weight-decay", "beta1", "beta2", "epsilon", "clip",
                                 "recompute", "seed"});
+    given_.find("window")->second->default_str("the model's");
   }
 
   int run() {

@@ -116,6 +116,8 @@ class Surgery(support.ProgramTest):
         # A loss that statistics of more than a micro-batch mean nothing to.
         self.train("streaming", 2, "--no-eval", "--statistics", "streaming")
         self.run_program(*tune, "--model", "streaming", "--out", "without", "--routing-loss", "none", "--no-eval")
+        self.train("weightless", 2, "--no-eval", "--aux-loss-weight", 0)
+        self.refuse(2, "--routing-loss: has no effect", *tune, "--model", "weightless", "--out", "no", "--routing-loss", "switch")
         weight = lambda folder: json.loads((self.path / folder / "config.json").read_text())["aux_loss_weight"]
         self.assertEqual((weight("routers"), weight("again")), (0.1, 0.1))
         self.refuse(2, "expected --train new", *no, "--kl", 1, "--old-data", self.text)

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
-// Folders of models after surgery: the published names and keys where they can say it, else the "moduleformer" key of config.json.
+// Folders of models after surgery: the published names and keys where they can say it, else the "moduleformer" key of config.json;
+// and the state of a run that trains new experts only.
 #include <moduleformer/backend/cpu.hpp>
 #include <moduleformer/io/checkpoint.hpp>
 #include <moduleformer/model/causal_lm.hpp>

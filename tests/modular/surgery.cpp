@@ -281,7 +281,7 @@ BOOST_AUTO_TEST_CASE_TEMPLATE(where_rows_stay_sequences_of_a_batch_keep_their_bi
   if constexpr (!std::same_as<typename M::PoliciesType::Selection, mf::BiasedTopK>) {
     M const model = made<M>();
     mf::Session session{model, {.threads = 2}};
-    // Ids whose tokens choose alike: the first position alone, repeated; and ones that differ.
+    // The first and the last are alike, so what the first chose stays for both.
     mf::Batch three{.rows = 3, .tokens = 4, .ids = {97, 97, 97, 97, 98, 32, 200, 7, 97, 97, 97, 97}};
     mf::Observation<typename M::Accumulator> seen;
     auto const before = model.logits(session, three, {.observation = &seen}).values;

@@ -37,7 +37,7 @@ struct InsertOptions {
 
 namespace detail {
 
-/// Sets new rows of one expert tensor from those of the routed experts, in host memory.
+/// Sets new rows of one expert tensor from those of `routed`, in host memory: experts that take part, by falling load.
 template <class A>
 void start_new_rows(NewExperts initial, std::vector<Index> const& experts, std::vector<Index> const& routed,
                     Index row_size, std::vector<A>& values) {
